@@ -11,6 +11,7 @@ import torch
 
 from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead
 from arcsm.cli import application
+from arcsm.contexts.linear_base import Moments
 from arcsm.estimators import ScoreOutlierDetector
 from arcsm.estimators.table_config import TableConfig
 
@@ -87,9 +88,10 @@ def model_of_columns(*columns: str) -> AutoregressiveModel:
     return AutoregressiveModel(made, head, NoiseLadder(1.0, 0.1, 4), metadata={"columns": list(columns)})
 
 
-def random_correlation(features: int) -> torch.Tensor:
-    """Return a random correlation matrix ``(D, D)`` in double precision."""
+def random_moments(features: int) -> Moments:
+    """Return random means, deviations and correlations of ``D`` dimensions in double precision."""
     factors = torch.randn(features, features, dtype=torch.float64)
     covariance = factors @ factors.T + 0.05 * torch.eye(features, dtype=torch.float64)
     deviation = covariance.diagonal().sqrt()
-    return covariance / (deviation * deviation[:, None])
+    mean = torch.randn(features, dtype=torch.float64)
+    return Moments(mean, deviation, covariance / (deviation * deviation[:, None]))

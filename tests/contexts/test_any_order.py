@@ -19,7 +19,7 @@ from arcsm.fourier_features import cosine_basis
 from arcsm.interop import export_scorer
 from arcsm.objectives import csm, dsm, mle, sm, ssm
 from incremental_passes import condition_for
-from small_tables import random_correlation
+from small_tables import random_moments
 
 CONDITIONS: dict[str, dict[str, int]] = {
     "none": {}, "dense": {"condition_features": 2}, "classes": {"classes": 3},
@@ -37,7 +37,7 @@ def small(features: int = 4, **options: Any) -> AnyOrder:
     context = context.double()
     if context.base is not None:
         context.base.near = 9.0  # every predictor counts
-        context.base.set_correlation(random_correlation(features))
+        context.base.set_moments(random_moments(features))
     return context
 
 

@@ -7,24 +7,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from arcsm.contexts.linear_base import LinearBase
-from small_tables import random_correlation
+from arcsm.contexts.linear_base import LinearBase, Moments
+from small_tables import random_moments
 
 
 def base(features: int = 5) -> LinearBase:
     """Return a base in double precision all of whose predictors count."""
     torch.manual_seed(0)
     found = LinearBase(features, near=1e9).double()
-    found.set_correlation(random_correlation(features))
+    found.set_moments(random_moments(features))
     return found
 
 
-def solved(correlation: Tensor, x: Tensor, known: Sequence[int], d: int) -> tuple[float, float]:
+def solved(moments: LinearBase, x: Tensor, known: Sequence[int], d: int) -> tuple[float, float]:
     """Return mean and standard deviation of a value given others, from the normal equations."""
+    covariance = moments.correlation * moments.deviation * moments.deviation[:, None]
     if not known:
-        return 0.0, 1.0
-    weights = torch.linalg.solve(correlation[known][:, known], correlation[known, d])
-    return float(x[known] @ weights), math.sqrt(float(1.0 - correlation[d, known] @ weights))
+        return float(moments.mean[d]), float(moments.deviation[d])
+    weights = torch.linalg.solve(covariance[known][:, known], covariance[known, d])
+    location = moments.mean[d] + (x - moments.mean)[known] @ weights
+    return float(location), math.sqrt(float(covariance[d, d] - covariance[d, known] @ weights))
 
 
 @pytest.mark.parametrize("complete", [True, False])
@@ -42,9 +44,9 @@ def test_it_solves_the_normal_equations(complete: bool, same: bool) -> None:
         its = [d for d in features if known[i, d]]
         for place, d in enumerate(its_order):
             before = [e for e in its_order[:place] if known[i, e]]
-            expected = [solved(predictors.correlation, x[i], before, d)]
-            expected += [solved(predictors.correlation, x[i], [e for e in its if e != d], d)]
-            expected += [solved(predictors.correlation, x[i], its, d)] if d not in its else []
+            expected = [solved(predictors, x[i], before, d)]
+            expected += [solved(predictors, x[i], [e for e in its if e != d], d)]
+            expected += [solved(predictors, x[i], its, d)] if d not in its else []
             for result, (location, scale) in zip(found, expected, strict=False):
                 assert float(result[i, d, 0]) == pytest.approx(location, abs=1e-9)
                 assert float(result[i, d, 1].exp()) == pytest.approx(scale, abs=1e-6)
@@ -55,7 +57,8 @@ def test_a_predictor_counts_only_if_it_is_near() -> None:
     one = torch.tensor([[1.0, 1.0]], dtype=torch.float64)
     for scale, weight in ((0.05, 1.0), (0.1, 1.0), (0.15, 0.5), (0.2, 0.0), (0.5, 0.0)):
         slope = math.sqrt(1.0 - scale**2)
-        predictors.set_correlation(torch.tensor([[1.0, slope], [slope, 1.0]], dtype=torch.float64))
+        correlation = torch.tensor([[1.0, slope], [slope, 1.0]], dtype=torch.float64)
+        predictors.set_moments(Moments(torch.zeros(2), torch.ones(2), correlation))
         location, log_scale = predictors.given_others(one, one)[0, 0].tolist()
         assert location == pytest.approx(weight * slope, abs=1e-4)
         assert math.exp(log_scale) == pytest.approx(weight * scale + 1.0 - weight, rel=1e-4)
@@ -77,6 +80,33 @@ def test_fit_finds_correlations_and_errors(missing: float) -> None:
     expected = torch.tensor([0.05, 0.05, 0.05 / math.sqrt(2.0), 1.0]).double()
     torch.testing.assert_close(fitted.scales, expected, rtol=0.15, atol=0.0)
     assert torch.linalg.eigvalsh(fitted.correlation).min() > 0.0
+
+
+def test_gaps_that_depend_on_another_column_move_no_line() -> None:
+    torch.manual_seed(1)
+    first = torch.randn(1500, 1, dtype=torch.float64)
+    x = torch.cat([first, 0.5 + first + 0.01 * torch.randn_like(first)], 1)
+    seen = torch.where((torch.arange(2) == 1) & (first > 0.5), torch.nan, x)
+    fitted = LinearBase(2).double()
+    fitted.fit((seen - seen.nanmean(0)) / torch.tensor([1.0, 0.7]))  # standardised by the known values
+    assert float(fitted.scales[1]) == pytest.approx(0.01 / 0.7, rel=0.2)
+    rows = (x - seen.nanmean(0)) / torch.tensor([1.0, 0.7])
+    known = torch.tensor([True, False]).expand(1500, 2)
+    error = fitted(rows, known)[:, 1, 0] - rows[:, 1]
+    assert float(error.square().mean().sqrt()) == pytest.approx(0.01 / 0.7, rel=0.1)
+
+
+def test_other_units_give_the_same_line() -> None:
+    torch.manual_seed(1)
+    x = torch.randn(1000, 1, dtype=torch.float64) + 0.02 * torch.randn(1000, 2, dtype=torch.float64)
+    fitted = [LinearBase(2).double() for _ in range(2)]
+    fitted[0].fit(x)
+    fitted[1].fit(7.0 + 3.0 * x)
+    known = torch.tensor([[True, False]])
+    location, scale = fitted[0](x[:1], known)[0, 1].tolist()
+    moved, stretched = fitted[1](7.0 + 3.0 * x[:1], known)[0, 1].tolist()
+    assert moved == pytest.approx(7.0 + 3.0 * location)
+    assert stretched == pytest.approx(scale + math.log(3.0))
 
 
 def test_errors_are_measured_on_rows_that_the_predictor_has_not_seen() -> None:

@@ -1,5 +1,7 @@
 """LocatedHead and its conditionals: those of the inner head, moved and stretched."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,12 @@ from arcsm import AnyOrder, AutoregressiveModel, GaussianHead, LocatedHead, Nois
 from arcsm.conditionals import Conditionals
 from arcsm.conditionals.located import LocatedConditionals
 from arcsm.denoise import GaussianNoise, particle_filter, tweedie
-from arcsm.objectives import csm, dsm, mle
+from arcsm.interop import export_scorer
+from arcsm.objectives import csm, dsm, mle, sm, ssm
 from arcsm.samplers import probability_flow
 from small_heads import score_head
 
+Objective = Callable[..., Tensor]
 PATH = NoiseLadder(2.0, 0.1, 12).sigmas
 
 
@@ -112,8 +116,86 @@ def test_locations_keep_their_precision_in_half_precision_training() -> None:
     assert float(model.log_prob(test).mean()) > 1.4  # 1.77 is the best
 
 
+@pytest.fixture
+def on_a_line() -> AutoregressiveModel:
+    """Return an untrained model of three numbers whose base knows the line of two of them."""
+    torch.manual_seed(0)
+    context, inner = AnyOrder(3, 6, (8, 8), 8, located=True), arcsm.ScoreHead(4, (8,))
+    model = AutoregressiveModel(context, LocatedHead(inner), NoiseLadder(2.0, 0.1, 6)).double()
+    assert context.base is not None
+    context.base.fit(torch.cat([line(500), torch.randn(500, 1)], 1))
+    return model
+
+
 @pytest.mark.parametrize("objective", [csm, dsm, mle])
-def test_objectives_are_those_of_the_inner_head_in_its_units(objective: object) -> None:
+def test_gradients_by_rows_go_through_the_locations(on_a_line: AutoregressiveModel, objective: Objective) -> None:
+    x = torch.cat([line(4, seed=1), torch.randn(4, 1)], 1).double().requires_grad_()
+
+    def loss(x: Tensor) -> Tensor:
+        return objective(on_a_line, x, generator=torch.Generator().manual_seed(5))
+
+    assert torch.autograd.gradcheck(loss, (x,), eps=1e-7, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("objective", [csm, dsm])
+def test_gradients_of_single_rows_by_vmap_are_finite(on_a_line: AutoregressiveModel, objective: Objective) -> None:
+    x = torch.cat([line(20, seed=1), torch.randn(20, 1)], 1).double()
+    parameters = dict(on_a_line.named_parameters())
+
+    def loss(parameters: dict[str, Tensor], row: Tensor) -> Tensor:
+        return torch.func.functional_call(_Loss(on_a_line, objective), parameters, (row[None],))
+
+    named = {f"model.{name}": weights for name, weights in parameters.items()}
+    per_row = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0), randomness="different")(named, x)
+    assert all(bool(gradient.isfinite().all()) for gradient in per_row.values())
+    compiled = torch.compile(lambda x: objective(on_a_line, x), backend="eager")(x)
+    assert bool(compiled.isfinite())
+
+
+class _Loss(torch.nn.Module):
+    def __init__(self, model: AutoregressiveModel, objective: Objective) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.objective(self.model, x)
+
+
+def test_a_located_model_is_exported(on_a_line: AutoregressiveModel) -> None:
+    model, x = on_a_line.float(), torch.randn(7, 3)
+    scorer = export_scorer(model)
+    for mine, exported in zip(model.score(x), scorer.module()(x), strict=True):
+        torch.testing.assert_close(mine, exported, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("objective", [sm, ssm, partial(dsm, sigma=0.1)])
+def test_one_noise_level_for_all_values_is_refused(on_a_line: AutoregressiveModel, objective: Objective) -> None:
+    with pytest.raises(ValueError, match="the noise of a LocatedHead has units of its own, so there is no training at"):
+        objective(on_a_line, torch.randn(5, 3).double())
+
+
+def test_half_precision_weights_are_refused(on_a_line: AutoregressiveModel) -> None:
+    with pytest.raises(ValueError, match="the linear base of an AnyOrder needs single precision"):
+        on_a_line.bfloat16()
+    assert {parameter.dtype for parameter in on_a_line.parameters()} == {torch.float64}
+
+
+def test_values_that_a_parent_rules_out_are_on_no_line() -> None:
+    torch.manual_seed(0)
+    x = torch.cat([line(600), torch.zeros(600, 1)], 1)
+    absent = torch.rand(600) < 0.4
+    x[absent, 1], x[absent, 2] = 3.0, 1.0
+    context = AnyOrder(3, 6, (8, 8), 8, levels=(0, 0, 2), parents=(-1, 2, -1), located=True)
+    head = arcsm.MixedHead([LocatedHead(arcsm.ScoreHead(4, (8,))), arcsm.CategoricalHead(6, 2)], (0, 0, 1))
+    model = AutoregressiveModel(context, head, NoiseLadder(2.0, 0.1, 6))
+    fit(model, x, config=TrainConfig(steps=1, batch_size=32, seed=0))
+    assert context.base is not None
+    assert float(context.base.scales[:2].max()) < 0.03
+    assert float(model.shift[1]) == pytest.approx(float(x[~absent, 1].mean()), abs=1e-3)
+
+
+@pytest.mark.parametrize("objective", [csm, dsm, mle])
+def test_objectives_are_those_of_the_inner_head_in_its_units(objective: Objective) -> None:
     """With locations 0 and scales 1, the loss is that of a model without them."""
     located = located_model()
     torch.manual_seed(0)
@@ -122,7 +204,7 @@ def test_objectives_are_those_of_the_inner_head_in_its_units(objective: object) 
     own = {name.replace("head.inner.", "head."): weights for name, weights in located.state_dict().items()}
     plain.load_state_dict({name: own[name] for name in plain.state_dict()})
     x = line(30)
-    found = [objective(model, x, generator=torch.Generator().manual_seed(3)) for model in (located, plain)]  # type: ignore[operator]
+    found = [objective(model, x, generator=torch.Generator().manual_seed(3)) for model in (located, plain)]
     torch.testing.assert_close(*found)
 
 

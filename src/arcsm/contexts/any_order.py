@@ -1,9 +1,9 @@
 """One network for every order of the dimensions: orderless NADE."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -208,6 +208,11 @@ class AnyOrder(Context):
             raise ValueError(f"targets: expected a dimension and its parent or neither, got {self.targets!r:.60}")
         if not 0.0 <= self.complete_share <= 1.0:
             raise ValueError(f"complete_share: expected a fraction, got {self.complete_share}")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        if self.base is not None and fn(torch.zeros(1)).dtype in (torch.float16, torch.bfloat16):
+            raise ValueError("located: the linear base of an AnyOrder needs single precision; train in bf16-mixed")
+        return super()._apply(fn, recurse)
 
     @property
     def noise_scale(self) -> float | Tensor:  # type: ignore[override]

@@ -113,9 +113,8 @@ def _scales_of_lines(columns: ModelColumns, train: Tensor) -> dict[int, float]:
         return {}
     inputs = columns.inputs(train).double()
     inputs[:, [d for d, count in enumerate(columns.counts) if count]] = torch.nan
-    base = LinearBase(inputs.shape[1]).double()
-    deviation = (inputs - inputs.nanmean(0)).square().nanmean(0).sqrt()
-    base.fit((inputs - inputs.nanmean(0)) / deviation)
+    mean, base = inputs.nanmean(0), LinearBase(inputs.shape[1]).double()
+    base.fit((inputs - mean) / (inputs - mean).square().nanmean(0).sqrt())
     return {d: scale for d, scale in enumerate(base.scales.tolist()) if scale < 1.0}
 
 

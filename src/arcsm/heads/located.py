@@ -39,7 +39,8 @@ class LocatedHead(Head):
     The inner head models what the location leaves, however narrow that is: noise and all else that it knows about
     values is in units of :math:`s`, so at a level :math:`\\sigma` the values :math:`x` have noise of standard
     deviation :math:`s \\sigma`. :class:`AnyOrder` (``located=True``) gives the best linear predictor as the location.
-    ``csm`` and ``dsm`` on a ladder train the inner head, and take locations and scales as they are.
+    ``csm`` and ``dsm`` on a ladder train the inner head, and take locations and scales as they are. Objectives with one
+    noise level for all values do not suit it.
 
     Arguments:
         inner: A head with a score and no closed form, such as a :class:`ScoreHead`. Its contexts have two features

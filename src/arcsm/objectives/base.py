@@ -55,7 +55,7 @@ def noisy_batches(
     batch = NoisyBatch(terms.context, x, terms.select(sigma), terms.select(noise), weight, terms.select(rows))
     for head, its in terms_by_head(model, terms, z):
         part = batch if its is None else NoisyBatch(*(part[its] for part in batch))
-        inner, context, x, _ = in_units(head, part.context, part.x)
+        inner, context, x, _ = in_units(head, part.context, part.x, learned=z.requires_grad)
         yield inner, part._replace(context=context, x=x)
 
 
@@ -66,15 +66,17 @@ def context_noise(model: AutoregressiveModel, noise: Tensor) -> Tensor:
     return noise.masked_fill(torch.tensor(discrete, device=noise.device), 0.0) if any(discrete) else noise
 
 
-def in_units(head: Head, context: Tensor, x: Tensor) -> tuple[Head, Tensor, Tensor, Tensor]:
+def in_units(head: Head, context: Tensor, x: Tensor, learned: bool = True) -> tuple[Head, Tensor, Tensor, Tensor]:
     """Return the head, contexts and values in which noise has its units, and the log of the units, ``(N,)`` or 0.
 
-    They are as they are, but for a :class:`LocatedHead` those of its inner head, whose locations are not learned.
+    They are as they are, but for a :class:`LocatedHead` those of its inner head, whose locations and scales have
+    gradients if they are ``learned``.
     """
     if not isinstance(head, LocatedHead):
         return head, context, x, x.new_zeros(())
     base = Located.split(context)
-    base = Located(base.inner.contiguous(), base.location.detach(), base.log_scale.detach())
+    if not learned:
+        base = Located(base.inner.contiguous(), base.location.detach(), base.log_scale.detach())
     return head.inner, base.inner, base.to_units(x), base.log_scale
 
 
@@ -169,6 +171,8 @@ def differentiable_scores(
     The scores are :math:`\\nabla_z \\log q(z)` if ``joint``, which needs a normalised head, or the conditional ones.
     A context that has every order gets a random one for each row.
     """
+    if sigma is not None:
+        model.check_noise_units("training at one noise level; use csm, or dsm without sigma")
     with torch.enable_grad():
         z = z if z.requires_grad else z.detach().requires_grad_()
         order = uniform_like(z.detach(), generator).argsort(-1) if model.context.any_order else None

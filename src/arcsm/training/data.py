@@ -172,6 +172,7 @@ def set_moments(
     model: AutoregressiveModel, x: Tensor | RowStream, condition: Condition | None, config: TrainConfig
 ) -> None:
     """Set what a model takes from the training data at once: its units, and the correlations of a linear base."""
+    x = model.context.resolved(x) if isinstance(x, Tensor) else x
     standardise(model, x, condition, config)
     base = getattr(model.context, "base", None)
     if not isinstance(base, LinearBase):

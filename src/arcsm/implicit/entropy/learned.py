@@ -171,6 +171,7 @@ class AutoregressiveScore(LearnedScore):
 
     def _score(self, z: Tensor, condition: Tensor | None) -> Tensor:
         if self.model.noise is not None and z.shape[-1] == self.model.features:  # the model rejects other sizes
+            self.model.check_noise_units("entropy gradient")
             z = z + self.model.noise.sigma_min * self.model.scale * torch.randn_like(z)
         return self.model.score_alone(z, condition=condition)
 
