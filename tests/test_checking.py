@@ -18,6 +18,7 @@ from arcsm import (
     CategoricalHead,
     DiscretisedLogisticMixtureHead,
     GaussianHead,
+    LocatedHead,
     LogisticMixtureHead,
     MixedHead,
     PartError,
@@ -61,6 +62,7 @@ HEADS: dict[str, Callable[[], arcsm.Head]] = {
     "DiscretisedLogisticMixtureHead": lambda: DiscretisedLogisticMixtureHead(3, 4),
     "DiscretisedLogisticMixtureHead, 7 levels": lambda: DiscretisedLogisticMixtureHead(3, 4, levels=7),
     "CategoricalHead": lambda: CategoricalHead(3, 5),
+    "LocatedHead": lambda: LocatedHead(ScoreHead(3, (8,), 2)),
     "MixedHead": lambda: MixedHead([ScoreHead(3, (8,)), CategoricalHead(3, 2)], (1, 0, 0)),
 }
 OBJECTIVES = {name: getattr(objectives, name) for name in objectives.__all__}

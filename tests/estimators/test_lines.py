@@ -64,6 +64,27 @@ def test_a_gap_in_one_of_two_dates_is_filled_from_the_other(density: ScoreDensit
     assert math.sqrt((error**2).mean()) < 1.5 * math.sqrt(5.0)
 
 
+def test_open_orders_are_delivered_after_they_were_ordered() -> None:
+    """Where the line leaves the range of the known dates, so do the filled ones."""
+    table = orders(600).sort_values("ordered", ignore_index=True)
+    recent = table["ordered"] > pd.Timestamp("2025-11-10")
+    assert recent.sum() > 10
+    table_with_gaps = table.assign(delivered=table["delivered"].mask(recent))
+    filled = ScoreDensity(max_steps=400, random_state=0).fit(table_with_gaps).impute(table_with_gaps, draws=100)
+    lag = (filled["delivered"] - filled["ordered"]).dt.days[recent]
+    assert lag.mean() == pytest.approx(6.0, abs=1.0)
+    assert lag.min() >= 2
+
+
+def test_a_regression_on_a_line_goes_on_beyond_the_targets() -> None:
+    random = np.random.default_rng(0)
+    price, ship = random.uniform(0.0, 600.0, 600), random.normal(20.0, 3.0, 600)
+    y = 1.2 * price + ship + random.normal(0.0, 0.5, 600)
+    regressor = ScoreRegressor(max_steps=400, random_state=0).fit(np.column_stack([price, ship]), y)
+    predicted = regressor.predict(np.array([[620.0, 20.0], [700.0, 20.0], [900.0, 20.0]]))
+    np.testing.assert_allclose(predicted, [764.0, 860.0, 1100.0], rtol=0.02)
+
+
 def test_the_density_of_dates_is_normalised(density: ScoreDensity) -> None:
     """The probabilities of all delivery dates given one order date sum to one, with that of any beyond the range."""
     days = pd.date_range("2024-05-01", periods=120)

@@ -137,6 +137,7 @@ def test_gradients_by_rows_go_through_the_locations(on_a_line: AutoregressiveMod
     assert torch.autograd.gradcheck(loss, (x,), eps=1e-7, atol=1e-3, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("validation_of_distributions")
 @pytest.mark.parametrize("objective", [csm, dsm])
 def test_gradients_of_single_rows_by_vmap_are_finite(on_a_line: AutoregressiveModel, objective: Objective) -> None:
     x = torch.cat([line(20, seed=1), torch.randn(20, 1)], 1).double()

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from arcsm.errors import readable
 
-_LEAST_EIGENVALUE = 1e-5  # of a correlation matrix: no error of a predictor is below its root
+_LEAST_EIGENVALUE = 1e-8  # of a correlation matrix: no error of a predictor is below its root
 _SHRINKAGE = 0.02  # pseudo-rows without any correlation
 _FOLDS = 5  # that measure the errors of predictors on rows which they have not seen
 _MAX_ERRORS = 10.0  # scales between a predictor and the farthest row
@@ -48,12 +48,20 @@ class LinearBase(nn.Module):
     def __init__(self, features: int, near: float = 0.2) -> None:
         super().__init__()
         self.near = float(near)
-        self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("deviation", torch.ones(features))
-        self.register_buffer("correlation", torch.eye(features))
-        self.register_buffer("inflation", torch.ones(features))  # of the scales of each dimension
+        self.register_buffer("mean", torch.zeros(features, dtype=torch.float64))
+        self.register_buffer("deviation", torch.ones(features, dtype=torch.float64))
+        self.register_buffer("correlation", torch.eye(features, dtype=torch.float64))
+        self.register_buffer("inflation", torch.ones(features, dtype=torch.float64))  # of the scales of each dimension
         self.register_buffer("on_line", torch.zeros(features, dtype=torch.bool))  # the dimensions that take part
         self._index: tuple[int, ...] = ()  # these dimensions, for programs that cannot branch on values
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the moments to another device; they stay in double precision, or a narrow line would be lost."""
+        precise = {name: buffer for name, buffer in self.named_buffers() if buffer.is_floating_point()}
+        super()._apply(fn, recurse)
+        for name, buffer in precise.items():
+            setattr(self, name, buffer.to(getattr(self, name).device))
+        return self
 
     def extra_repr(self) -> str:
         return f"near={self.near}"
@@ -87,9 +95,9 @@ class LinearBase(nn.Module):
         near = known & (scale < self.near * moments.deviation)
         error = torch.where(near, (values - location).abs() / scale, 0.0)
         deviation = (error.square().sum(0) / (error > 0.0).sum(0).clamp(min=1)).sqrt()
-        self.mean[index], self.deviation[index] = moments.mean.to(self.mean), moments.deviation.to(self.mean)
-        self.correlation[index[:, None], index] = moments.correlation.to(self.mean)
-        self.inflation[index] = torch.maximum(deviation, error.amax(0) / _MAX_ERRORS).clamp(min=1.0).to(self.mean)
+        self.mean[index], self.deviation[index] = moments.mean, moments.deviation
+        self.correlation[index[:, None], index] = moments.correlation
+        self.inflation[index] = torch.maximum(deviation, error.amax(0) / _MAX_ERRORS).clamp(min=1.0)
 
     def set_moments(self, moments: "Moments") -> None:
         """Set means, deviations and correlations. Only those of the dimensions that take part are kept."""
@@ -133,14 +141,13 @@ class LinearBase(nn.Module):
 
     def _predicted(self, predict: "Predict", x: Tensor, known: Tensor) -> Tensor:
         """Return location and log scale ``(B, D, 2)``, moved towards (0, 0) where the predictor is not near."""
-        pairs = self.correlation.new_zeros(*x.shape, 2)
+        pairs = x.new_zeros(*x.shape, 2)
         if not self._index:
             return pairs
         index = torch.tensor(self._index, device=x.device)
-        part = (self.mean[index], self.deviation[index], self.correlation[index[:, None], index])
-        moments = Moments(*(t.double() for t in part))
+        moments = Moments(self.mean[index], self.deviation[index], self.correlation[index[:, None], index])
         location, scale = moments.predict(predict, x[:, index].double(), known[:, index] > 0.0)
-        scale = scale * self.inflation[index].double()
+        scale = scale * self.inflation[index]
         weight = ((self.near - scale / moments.deviation) / (0.5 * self.near)).clamp(0.0, 1.0)
         log_scale = torch.log((weight * scale + 1.0 - weight).clamp(min=_LEAST_SCALE))  # 0 for a known value
         pair = torch.stack([weight * location, log_scale], -1).to(pairs)
@@ -177,7 +184,7 @@ def _given(matrix: Tensor, values: Tensor, known: Tensor) -> tuple[Tensor, Tenso
 
 def _in_order(matrix: Tensor, values: Tensor, known: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
     """Return the same given the ``known`` values before each dimension in an order, ``(K,)`` or ``(B, K)``."""
-    index = order.expand(len(values), -1)
+    index = order.expand(values.shape[0], -1)
     arranged, place = values.gather(1, index), index.argsort(-1)
     if order.ndim == 1 and _holds(known.all()):  # one matrix for all rows
         lower = torch.linalg.cholesky(matrix[order][:, order])

@@ -6,7 +6,7 @@ the numbers is also a density of the table's values.
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -71,6 +71,13 @@ class Column(ABC):
         nearest = np.searchsorted(0.5 * (spikes[1:] + spikes[:-1]), known)
         tolerance = 0.5 if self.discrete else SAME_NUMBER * (1.0 + np.abs(spikes[nearest]))
         return np.where(np.abs(known - spikes[nearest]) < tolerance, nearest + 1, 0)
+
+    def with_room(self) -> "Column":
+        """Return the type with room for values beyond the range, as far as it is wide, for a column on a line.
+
+        None are beyond a spike at an end, nor below zero if none were.
+        """
+        return self
 
     @abstractmethod
     def encode(self, values: Values) -> Array:
@@ -247,6 +254,12 @@ class Grid(Column):
     def limits(self) -> tuple[int, int]:
         """The lowest and the highest number that can be drawn."""
         return -self.room[0], self.levels - 1 + self.room[1]
+
+    def with_room(self) -> "Grid":
+        steps, numbers = self.levels - 1, self.spike_numbers
+        above = 0 if (numbers == steps).any() else steps
+        below = 0 if (numbers == 0).any() else min(steps, int(self.low / self.spacing)) if self.low >= 0.0 else steps
+        return replace(self, room=(max(below, self.room[0]), max(above, self.room[1])))
 
     @property
     def spike_numbers(self) -> Array:

@@ -1,7 +1,7 @@
 """Columns of numbers on a continuum, and the maps that make them more nearly normal."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -55,6 +55,14 @@ class Continuous(Column):
             return self.low - below, self.high + above
         lowest, highest = self.hard_ends
         return max(self.low - span, lowest), min(self.high + span, highest)
+
+    def with_room(self) -> "Continuous":
+        lowest = self.low if self.low in self.spikes else 0.0 if self.low >= 0.0 else -math.inf
+        highest = self.high if self.high in self.spikes else math.inf
+        if self.grid is None:
+            return replace(self, hard_ends=(lowest, highest))
+        room = replace(self.grid, spikes=self.spikes).with_room().room
+        return replace(self, grid=replace(self.grid, room=room))
 
     @property
     def spike_numbers(self) -> Array:

@@ -20,7 +20,7 @@ from arcsm.estimators.encoder import Columns, Table
 from arcsm.estimators.native_frames import is_native, to_native, to_pandas
 from arcsm.estimators.table_config import TableConfig
 from arcsm.estimators.table_model import TableModel
-from arcsm.estimators.table_training import train_table_model
+from arcsm.estimators.table_training import lines_of, train_table_model
 from arcsm.estimators.target_maps import with_target_maps
 
 Rows = NDArray[np.intp]
@@ -79,8 +79,14 @@ class DensityEstimator(TableEstimator):
         first = 0 if targets is None else numbers.shape[1] - targets
         places = [m for m, d in enumerate(self.columns_.modelled) if d >= first]
         if places:
+            model_columns = self.columns_.in_model(spikes=not self._smooth)
+            lines = lines_of(model_columns, modelled[train])
+            extended = lines.extended if targets is None else [m for m in lines.scales if m in places]
+            if extended:
+                self.columns_ = self.columns_.with_room([self.columns_.modelled[m] for m in extended])
+                model_columns = self.columns_.in_model(spikes=not self._smooth)
             self.model_ = train_table_model(
-                modelled[train], modelled[held_out], self.columns_.in_model(spikes=not self._smooth), configs, seed,
+                modelled[train], modelled[held_out], model_columns, lines, configs, seed,
                 str(resolve_device(self.device)), bool(self.verbose), choose_level=not self._smooth,
                 targets=None if targets is None else places,
             )  # fmt: skip

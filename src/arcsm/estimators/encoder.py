@@ -1,7 +1,8 @@
 """The encoder of a table: all of its columns as numbers of one scale, without heavy tails."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -70,6 +71,11 @@ class Columns:
             raise ValueError("has categories without an order; give a set of values in place of a range")
         known = set(kind.names)
         return [name for name in dtype.categories if name in known]
+
+    def with_room(self, chosen: Collection[int]) -> Self:
+        """Return the columns, some of them with room beyond their ranges; see :meth:`Column.with_room`."""
+        kinds = [kind.with_room() if d in chosen else kind for d, kind in enumerate(self.kinds)]
+        return replace(self, kinds=tuple(kinds))
 
     def in_model(self, spikes: bool = True) -> ModelColumns:
         """Return the dimensions of the model that the modelled columns have, with or without those of spikes."""

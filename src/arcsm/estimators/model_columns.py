@@ -198,12 +198,17 @@ class ModelColumns:
         return [{dimension: Levels(inside)}, others] if inside else [others]
 
     def mirrored(self, m: int, numbers: Tensor) -> Tensor:
-        """Return drawn numbers ``(*,)`` of a dimension, those beyond the ends of its range mirrored into it."""
+        """Return drawn numbers ``(*,)`` of a dimension, those beyond the ends of its range mirrored into it.
+
+        Those farther beyond than the range is wide become the end.
+        """
         if m not in self.ends:
             return numbers
         low, high = self.ends[m]
-        numbers = torch.where(numbers < low, 2.0 * low - numbers, numbers)
-        return torch.where(numbers > high, 2.0 * high - numbers, numbers).clamp(low, high)
+        image = torch.where(numbers < low, 2.0 * low - numbers, numbers)
+        image = torch.where(numbers > high, 2.0 * high - numbers, image)
+        is_leak = (low <= image) & (image <= high)
+        return torch.where(is_leak, image, numbers).clamp(low, high)
 
     def others(self, x: Tensor, shares: Mapping[int, Tensor], generator: torch.Generator) -> dict[int, Tensor]:
         """Return which of the rows ``(N, M)`` count as having no spike, ``(N,)`` for each column with ends or spikes.

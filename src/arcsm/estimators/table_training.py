@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,10 +38,18 @@ _LEVELS_TRIED = 10  # above the smallest noise
 _WORSE = 0.02  # nats below the best noise level, at which the search among the first weights ends
 
 
+class Lines(NamedTuple):
+    """The columns of a table that lie near a line, given all others."""
+
+    scales: dict[int, float]  # how far off they are, in standard deviations of the column
+    extended: list[int]  # those with gaps where the line leaves the range of the known values
+
+
 def train_table_model(
     train: Tensor,
     valid: Tensor,
     columns: ModelColumns,
+    lines: Lines,
     configs: Sequence[TableConfig],
     seed: int,
     device: str,
@@ -52,14 +61,14 @@ def train_table_model(
 
     Held-out rows choose the length of the training and the noise level, too: those with the highest density. Without
     ``choose_level`` there is one configuration, whose loss on held-out rows ends the training, and the noise level is
-    the smallest. With ``targets``, the last columns, the density is theirs given the others.
+    the smallest. The ``lines`` are those of :func:`lines_of`. With ``targets``, the last columns, the density is theirs
+    given the others.
     """
     dimensions = None if targets is None else columns.dimensions(targets)
     below = 0.5 * torch.tensor(columns.widths, dtype=train.dtype)  # dequantisation adds noise in [0, width)
     copies = train.repeat(_COPIES, 1) if columns.ends else train
-    scales = _scales_of_lines(columns, train)
-    located = bool(scales if targets is None else scales.keys() & set(dimensions or ()))
-    widths = {m: width * scales.get(m, 1.0) for m, width in columns.reflection_widths(train).items()}
+    located = bool(lines.scales if targets is None else lines.scales.keys() & set(dimensions or ()))
+    widths = {m: width * lines.scales.get(m, 1.0) for m, width in columns.reflection_widths(train).items()}
     shares, random = columns.shares_of_others(train), torch.Generator()
     others = columns.others(copies, shares, random.manual_seed(seed))
     inputs = (columns.inputs(columns.reflected(copies, others, widths, random), others) - below).float()
@@ -103,19 +112,25 @@ def train_table_model(
     return chosen
 
 
-def _scales_of_lines(columns: ModelColumns, train: Tensor) -> dict[int, float]:
-    """Return the columns of rows ``(N, M)`` that lie near a line, given all others, and how far off they are.
+def lines_of(columns: ModelColumns, train: Tensor) -> Lines:
+    """Return the columns of rows ``(N, M)`` that lie near a line.
 
-    That is in standard deviations of the column. A model in these units resolves what a network would blur; see
+    A model in units of the distance resolves what a network would blur; see
     :class:`~arcsm.contexts.linear_base.LinearBase`.
     """
     if columns.counts.count(0) > _MAX_NUMBERS:
-        return {}
+        return Lines({}, [])
     inputs = columns.inputs(train).double()
     inputs[:, [d for d, count in enumerate(columns.counts) if count]] = torch.nan
     mean, base = inputs.nanmean(0), LinearBase(inputs.shape[1]).double()
-    base.fit((inputs - mean) / (inputs - mean).square().nanmean(0).sqrt())
-    return {d: scale for d, scale in enumerate(base.scales.tolist()) if scale < 1.0}
+    z = (inputs - mean) / (inputs - mean).square().nanmean(0).sqrt()
+    base.fit(z)
+    known = ~z.isnan()
+    low, high = z.nan_to_num(nan=math.inf).amin(0), z.nan_to_num(nan=-math.inf).amax(0)
+    predicted, log_scale = base.given_others(z, known).unbind(-1)
+    beyond = ((predicted < low) | (predicted > high)) & ~known & (log_scale < 0.0)
+    scales = {d: scale for d, scale in enumerate(base.scales.tolist()) if scale < 1.0}
+    return Lines(scales, [d for d in scales if bool(beyond[:, d].any())])
 
 
 def _calibrate(model: AutoregressiveModel, rows: Tensor, held_out: Tensor, seed: int) -> None:

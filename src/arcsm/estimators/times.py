@@ -216,6 +216,9 @@ class Times(Column):
     def log_unseen(self) -> float:
         return self.numbers.log_unseen
 
+    def with_room(self) -> "Times":
+        return self if self.scale.form == "clock" else replace(self, numbers=self.numbers.with_room())
+
     def encode(self, values: Values) -> Array:
         return self.numbers.encode(self.scale.count(values))
 
