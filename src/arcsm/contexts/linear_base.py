@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from arcsm.errors import readable
 
 _LEAST_EIGENVALUE = 1e-8  # of a correlation matrix: no error of a predictor is below its root
-_SHRINKAGE = 0.02  # pseudo-rows without any correlation
 _FOLDS = 5  # that measure the errors of predictors on rows which they have not seen
 _MAX_ERRORS = 10.0  # scales between a predictor and the farthest row
 _MIN_COMPLETE = 10  # rows for each column
@@ -252,7 +251,7 @@ def _moments(z: Tensor) -> Moments:
     enough = int(complete.sum()) >= _MIN_COMPLETE * z.shape[1]  # else EM starts from no correlation, and takes longer
     if enough:
         mean = x[complete].mean(0)
-        deviation, matrix = _regular((x[complete] - mean).T @ (x[complete] - mean) / int(complete.sum()), len(z))
+        deviation, matrix = _regular((x[complete] - mean).T @ (x[complete] - mean) / int(complete.sum()))
     else:
         mean, deviation = torch.zeros_like(shift), torch.ones_like(shift)
         matrix = torch.eye(len(shift), dtype=z.dtype, device=z.device)
@@ -265,17 +264,17 @@ def _moments(z: Tensor) -> Moments:
         unknown = (1.0 - k).unsqueeze(-1) * (1.0 - k).unsqueeze(-2)
         rest = ((covariance - half.transpose(1, 2) @ half) * unknown).sum(0)
         before, mean = (mean, matrix), filled.mean(0)
-        deviation, matrix = _regular(((filled - mean).T @ (filled - mean) + rest) / len(z), len(z))
+        deviation, matrix = _regular(((filled - mean).T @ (filled - mean) + rest) / len(z))
         change = torch.maximum((matrix - before[1]).abs().max(), (mean - before[0]).abs().max())
         if float(change) < _EM_CHANGE:
             break
     return Moments(shift + unit * mean, unit * deviation, matrix)
 
 
-def _regular(moments: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """Return deviations ``(D,)`` and correlations ``(D, D)``, shrunk, with a positive spectrum."""
+def _regular(moments: Tensor) -> tuple[Tensor, Tensor]:
+    """Return deviations ``(D,)`` and correlations ``(D, D)`` with a positive spectrum."""
     deviation = moments.diagonal().clamp(min=1e-12).sqrt()
-    matrix = moments / (deviation * deviation[:, None]) * (rows / (rows + _SHRINKAGE))
+    matrix = moments / (deviation * deviation[:, None])
     matrix = 0.5 * (matrix + matrix.T)
     matrix.fill_diagonal_(1.0)
     values, vectors = torch.linalg.eigh(matrix)
