@@ -12,8 +12,8 @@ from arcsm.errors import readable
 _LEAST_EIGENVALUE = 1e-8  # of a correlation matrix: no error of a predictor is below its root
 _FOLDS = 5  # that measure the errors of predictors on rows which they have not seen
 _MAX_ERRORS = 10.0  # scales between a predictor and the farthest row
-_MIN_COMPLETE = 10  # rows for each column
-_LEAST_SCALE = 1e-4
+_MIN_COMPLETE = 10  # complete rows for each column, from which EM may start
+_LEAST_SCALE = 1e-4  # in place of the zero of a value that is known
 _MAX_ON_LINE = 32  # dimensions, whose correlations are inverted for each row of a batch
 _EM_STEPS, _EM_CHANGE = 100, 1e-6  # at most, and the change of correlations from which on they have converged
 _MAX_ROWS = 20_000  # from which correlations are estimated

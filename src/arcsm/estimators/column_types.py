@@ -73,9 +73,9 @@ class Column(ABC):
         return np.where(np.abs(known - spikes[nearest]) < tolerance, nearest + 1, 0)
 
     def with_room(self) -> "Column":
-        """Return the type with room for values beyond the range, as far as it is wide, for a column on a line.
+        """Return the type with room for values beyond both ends of the range, as far as it is wide.
 
-        None are beyond a spike at an end, nor below zero if none were.
+        It has none beyond a spike at an end, and none below zero if no value is negative.
         """
         return self
 
