@@ -11,7 +11,7 @@ import torch
 
 from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead
 from arcsm.cli import application
-from arcsm.contexts.linear_base import Moments
+from arcsm.contexts.normal_moments import Moments
 from arcsm.estimators import ScoreOutlierDetector
 from arcsm.estimators.table_config import TableConfig
 

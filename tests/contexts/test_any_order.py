@@ -32,7 +32,7 @@ def small(features: int = 4, **options: Any) -> AnyOrder:
     context = AnyOrder(features, 3, (8, 8), 6, **options)
     with torch.no_grad():
         for name, parameter in context.named_parameters():
-            if name.endswith("bias") or name == "values.presence":
+            if name.endswith("bias") or name in ("values.presence", "residual_weight"):
                 parameter.normal_()
     context = context.double()
     if context.base is not None:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from arcsm.contexts.linear_base import LinearBase, Moments
+from arcsm.contexts.linear_base import LinearBase
+from arcsm.contexts.normal_moments import Moments
 from small_tables import random_moments
 
 
@@ -29,6 +30,15 @@ def solved(moments: LinearBase, x: Tensor, known: Sequence[int], d: int) -> tupl
     return float(location), math.sqrt(float(covariance[d, d] - covariance[d, known] @ weights))
 
 
+def residuals(moments: LinearBase, x: Tensor, known: Sequence[int]) -> Tensor:
+    """Return how far values are from their means given the others of a set, in errors, compressed; 0 outside."""
+    found = torch.zeros_like(x)
+    for d in known:
+        location, scale = solved(moments, x, [e for e in known if e != d], d)
+        found[d] = math.asinh((float(x[d]) - location) / scale)
+    return found
+
+
 @pytest.mark.parametrize("complete", [True, False])
 @pytest.mark.parametrize("same", [True, False])
 def test_it_solves_the_normal_equations(complete: bool, same: bool) -> None:
@@ -39,7 +49,7 @@ def test_it_solves_the_normal_equations(complete: bool, same: bool) -> None:
     order = torch.stack([torch.randperm(5) for _ in x])
     known, order = (known[:1].expand(6, 5), order[0]) if same else (known, order)
     seen = torch.where(known, x, torch.nan)
-    found = predictors.in_order(seen, known, order), predictors.given_others(seen, known), predictors(seen, known)
+    answers = predictors.in_order(seen, known, order), predictors.given_others(seen, known), predictors(seen, known)
     for i, its_order in enumerate(order.expand(6, 5).tolist()):
         its = [d for d in features if known[i, d]]
         for place, d in enumerate(its_order):
@@ -47,9 +57,11 @@ def test_it_solves_the_normal_equations(complete: bool, same: bool) -> None:
             expected = [solved(predictors, x[i], before, d)]
             expected += [solved(predictors, x[i], [e for e in its if e != d], d)]
             expected += [solved(predictors, x[i], its, d)] if d not in its else []
-            for result, (location, scale) in zip(found, expected, strict=False):
-                assert float(result[i, d, 0]) == pytest.approx(location, abs=1e-9)
-                assert float(result[i, d, 1].exp()) == pytest.approx(scale, abs=1e-6)
+            for result, (location, scale) in zip(answers, expected, strict=False):
+                assert float(result.pairs[i, d, 0]) == pytest.approx(location, abs=1e-9)
+                assert float(result.pairs[i, d, 1].exp()) == pytest.approx(scale, abs=1e-6)
+            for result, its_set in zip(answers, (before, [e for e in its if e != d], its), strict=True):
+                torch.testing.assert_close(result.residuals[i, d], residuals(predictors, x[i], its_set))
 
 
 def test_a_predictor_counts_only_if_it_is_near() -> None:
@@ -59,7 +71,7 @@ def test_a_predictor_counts_only_if_it_is_near() -> None:
         slope = math.sqrt(1.0 - scale**2)
         correlation = torch.tensor([[1.0, slope], [slope, 1.0]], dtype=torch.float64)
         predictors.set_moments(Moments(torch.zeros(2), torch.ones(2), correlation))
-        location, log_scale = predictors.given_others(one, one)[0, 0].tolist()
+        location, log_scale = predictors.located_by_others(one, one)[0, 0].tolist()
         assert location == pytest.approx(weight * slope, abs=1e-4)
         assert math.exp(log_scale) == pytest.approx(weight * scale + 1.0 - weight, rel=1e-4)
 
@@ -92,7 +104,7 @@ def test_gaps_that_depend_on_another_column_move_no_line() -> None:
     assert float(fitted.scales[1]) == pytest.approx(0.01 / 0.7, rel=0.2)
     rows = (x - seen.nanmean(0)) / torch.tensor([1.0, 0.7])
     known = torch.tensor([True, False]).expand(1500, 2)
-    error = fitted(rows, known)[:, 1, 0] - rows[:, 1]
+    error = fitted(rows, known).pairs[:, 1, 0] - rows[:, 1]
     assert float(error.square().mean().sqrt()) == pytest.approx(0.01 / 0.7, rel=0.1)
 
 
@@ -103,8 +115,8 @@ def test_other_units_give_the_same_line() -> None:
     fitted[0].fit(x)
     fitted[1].fit(7.0 + 3.0 * x)
     known = torch.tensor([[True, False]])
-    location, scale = fitted[0](x[:1], known)[0, 1].tolist()
-    moved, stretched = fitted[1](7.0 + 3.0 * x[:1], known)[0, 1].tolist()
+    location, scale = fitted[0](x[:1], known).pairs[0, 1].tolist()
+    moved, stretched = fitted[1](7.0 + 3.0 * x[:1], known).pairs[0, 1].tolist()
     assert moved == pytest.approx(7.0 + 3.0 * location)
     assert stretched == pytest.approx(scale + math.log(3.0))
 

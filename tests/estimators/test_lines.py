@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from arcsm import LocatedHead
-from arcsm.estimators import ScoreDensity, ScoreOutlierDetector, ScoreRegressor
+from arcsm.estimators import ScoreClassifier, ScoreDensity, ScoreOutlierDetector, ScoreRegressor
 from arcsm.estimators.density_estimator import DensityEstimator
 
 
@@ -113,8 +113,37 @@ def test_a_regression_resolves_a_sum() -> None:
     predicted = regressor.predict_distribution(test)
     low, high = predicted.interval(0.9)
     assert np.mean((low <= truth) & (truth <= high)) == pytest.approx(0.9, abs=0.05)
-    swapped = ScoreRegressor(max_steps=20, random_state=0).fit(np.column_stack([x[:, :1], y]), x[:, 2])
-    assert LocatedHead not in heads(swapped)  # the features are near a line, the target is not
+
+
+def services(rows: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return dates with another some days later and the service, slow or fast; and the truth's log loss of each row."""
+    random = np.random.default_rng(seed)
+    is_slow = random.random(rows) < 0.3
+    lag = np.where(is_slow, random.normal(12.0, 1.5, rows), random.normal(4.0, 1.5, rows)).round().astype(int)
+    start = pd.Timestamp("2024-01-01") + pd.to_timedelta(random.integers(0, 700, rows), unit="D")
+    table = {"ordered": start, "delivered": start + pd.to_timedelta(lag, unit="D")}
+    log_odds = math.log(3.0 / 7.0) + ((lag - 4.0) ** 2 - (lag - 12.0) ** 2) / (2.0 * 1.5**2)
+    loss = np.logaddexp(0.0, np.where(is_slow, -log_odds, log_odds))
+    return pd.DataFrame({**table, "service": np.where(is_slow, "slow", "fast")}), loss
+
+
+def test_a_name_can_depend_on_the_distance_from_a_line() -> None:
+    """The network sees how far two dates are apart, which their values tell it far too vaguely."""
+    density = ScoreDensity(max_steps=800, random_state=0).fit(services(800, 0)[0])
+    table, loss = services(400, 1)
+    log_prob = density.score_samples(table, columns=["service"], given=["ordered", "delivered"])
+    assert -log_prob.mean() == pytest.approx(loss.mean(), abs=0.05)  # the share of slow ones alone: 0.61
+
+
+def test_a_class_can_depend_on_the_distance_from_a_line() -> None:
+    def days(table: pd.DataFrame) -> pd.DataFrame:
+        return (table[["ordered", "delivered"]] - pd.Timestamp("2024-01-01")) / pd.Timedelta("1D")
+
+    table, _ = services(800, 0)
+    classifier = ScoreClassifier(max_steps=400, random_state=0).fit(days(table), table["service"])
+    test, loss = services(400, 1)
+    probability = classifier.predict_proba(days(test))[np.arange(400), (test["service"] == "slow").astype(int)]
+    assert -np.log(probability).mean() == pytest.approx(loss.mean(), abs=0.05)
 
 
 def test_tables_without_lines_have_plain_heads() -> None:

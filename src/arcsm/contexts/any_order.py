@@ -14,7 +14,7 @@ from arcsm._runtime.random import Source, stratified_uniform_like, uniform_like
 from arcsm._runtime.sizes import check_layers, check_size, whole_numbers
 from arcsm.contexts.base import Context, Order, TrainingTerms
 from arcsm.contexts.known_sets import sum_before, weights_of_sets
-from arcsm.contexts.linear_base import LinearBase
+from arcsm.contexts.linear_base import LinearBase, OnLine
 from arcsm.contexts.value_embedding import ValueEmbedding
 from arcsm.errors import readable
 
@@ -50,7 +50,7 @@ class AnyOrder(Context):
     The last layer of :math:`g` is divided by its root mean square before its nonlinearity, so that contexts cannot grow
     until heads saturate: where few sets occur, all steps of a training push them in the same direction. The linear map
     :math:`A`, zero at first and scaled to be learned slowly, lets contexts follow values far from the mean. A condition
-    adds to the first layer of :math:`g` and, linearly, to the result.
+    adds to the first layer of :math:`g` and, linearly, to the result; so do the residuals of known values on a line.
 
     Training draws a set for each row, and the dimensions outside of it share one pass of :math:`g`; see
     :meth:`training_terms`.
@@ -93,7 +93,8 @@ class AnyOrder(Context):
             :meth:`training_terms`.
         located: The last two of the ``context_features`` are location and log scale of the best linear predictor of
             the dimension from the known values, where it is nearly exact, and else 0; a :class:`LocatedHead` models
-            what it leaves. :func:`arcsm.fit` estimates the correlations.
+            what it leaves. The network also sees how far each known value is from its prediction by the others, in
+            units of the error. :func:`arcsm.fit` estimates the correlations.
 
     Example:
         >>> context = AnyOrder(features=3, context_features=2, hidden_features=(8, 8))
@@ -162,6 +163,7 @@ class AnyOrder(Context):
         self.output_weight = nn.Parameter(torch.randn(features, width, self.network_features) / math.sqrt(width))
         self.output_bias = nn.Parameter(torch.zeros(features, self.network_features))
         self.base = LinearBase(features) if self.located else None
+        self.residual_weight = nn.Parameter(torch.zeros(features, 2 * width)) if self.located else None
         self.condition = self.condition_layer(width) if self.is_conditional else None
         self.linear_condition = self.condition_layer(width) if self.is_conditional else None
         if self.linear_condition is not None:
@@ -270,8 +272,8 @@ class AnyOrder(Context):
         order = order if order.ndim == 1 else order.reshape(-1, self.features)
         vectors, known = self._embed(x.reshape(-1, self.features))
         totals, counts = sum_before(vectors, order), sum_before(known.unsqueeze(-1), order)  # (B, D, E), (B, D, 1)
-        base = None if self.base is None else self.base.in_order(x.reshape(-1, self.features), known, order)
-        return self._contexts(totals, counts, condition, shape, base)
+        on_line = None if self.base is None else self.base.in_order(x.reshape(-1, self.features), known, order)
+        return self._contexts(totals, counts, condition, shape, on_line)
 
     def given_others(self, x: Tensor, condition: Condition | None = None) -> Tensor:
         """Return the contexts of all dimensions given all other known values, ``(*, D, C)``; see :meth:`forward`."""
@@ -282,20 +284,22 @@ class AnyOrder(Context):
         for d, parent in self._parent_of.items():  # a value of d would reveal the level of its parent
             totals[:, parent] -= vectors[:, d]
             counts[:, parent] -= known[:, d]
-        base = None if self.base is None else self.base.given_others(x.reshape(-1, self.features), known[..., 0])
-        return self._contexts(totals, counts, condition, x.shape[:-1], base)
+        on_line = None
+        if self.base is not None:
+            on_line = self.base.given_others(x.reshape(-1, self.features), known[..., 0])
+            for d, parent in self._parent_of.items():
+                on_line.residuals[:, parent] = on_line.residuals[:, d]
+        return self._contexts(totals, counts, condition, x.shape[:-1], on_line)
 
     def _contexts(
-        self, total: Tensor, count: Tensor, condition: Condition | None, shape: Sequence[int], base: Tensor | None
+        self, total: Tensor, count: Tensor, condition: Condition | None, shape: Sequence[int], on_line: OnLine | None
     ) -> Tensor:
-        """Return the contexts ``(*, D, C)`` of dimensions with their own sets, ``total (B, D, E)`` and ``count``.
-
-        The ``base (B, D, 2)`` comes last, if there is one.
-        """
-        hidden = self._hidden(total, count, self._condition_term(condition, shape).unsqueeze(-2))  # (B, D, H)
+        """Return the contexts ``(*, D, C)`` of dimensions with their own sets, ``total (B, D, E)`` and ``count``."""
+        term = self._with_residuals(self._condition_term(condition, shape).unsqueeze(-2), on_line)
+        hidden = self._hidden(total, count, term)  # (B, D, H)
         contexts = torch.baddbmm(self.output_bias.unsqueeze(1), hidden.transpose(0, 1), self.output_weight)  # (D, B, C)
         contexts = contexts.transpose(0, 1)
-        contexts = contexts if base is None else _with_base(contexts, base)
+        contexts = contexts if on_line is None else _located(contexts, on_line.pairs)
         return contexts.reshape(*shape, self.features, self.context_features)
 
     def training_terms(self, x: Tensor, condition: Condition | None = None, generator: Source = None) -> TrainingTerms:
@@ -335,13 +339,13 @@ class AnyOrder(Context):
             present[:, d] &= x[:, parent] < 0.5
         known_values = known.to(vectors) * is_value
         sums = torch.bmm(known_values.unsqueeze(1), vectors)[:, 0]  # (B, E)
-        hidden = self._hidden(
-            sums, known_values.sum(1, keepdim=True), self._condition_term(condition, x.shape[:-1])
-        )  # (B, H)
+        on_line = None if self.base is None else self.base(x, known_values)
+        term = self._with_residuals(self._condition_term(condition, x.shape[:-1]), on_line)
+        hidden = self._hidden(sums, known_values.sum(1, keepdim=True), term)  # (B, H)
         weight = self.output_weight.transpose(1, 2).flatten(0, 1)  # (D * C, H)
         contexts = F.linear(hidden, weight, self.output_bias.flatten()).view(-1, self.network_features)  # (B * D, C)
-        if self.base is not None:
-            contexts = _with_base(contexts, self.base(x, known_values).view(-1, 2))
+        if on_line is not None:
+            contexts = _located(contexts, on_line.pairs.view(-1, 2))
         share = (total / (total - size).clamp(min=1)).to(x)  # (B, 1)
         if self.balance:
             share = share * weights_of_sets(total, size, self.features, 1.0 - 0.5 * self.balance)
@@ -376,6 +380,14 @@ class AnyOrder(Context):
         if self.condition is None or self.linear_condition is None:
             return self.first.weight.new_zeros(()).expand(math.prod(shape), width)
         return torch.cat([self.condition(condition), self.linear_condition(condition)], -1).reshape(-1, width)
+
+    def _with_residuals(self, term: Tensor, on_line: OnLine | None) -> Tensor:
+        """Return the ``term (B, 2 H)`` or ``(B, 1, 2 H)`` of the hidden layers with that of residuals on lines."""
+        if on_line is None or self.residual_weight is None or self.base is None:
+            return term
+        residuals = on_line.residuals if term.ndim == 3 else on_line.residuals[:, 0]  # of the one set of a row
+        weight = self.residual_weight[list(self.base.index)] * self.embedding_features**-0.5  # learned as slowly as A
+        return term + residuals @ weight
 
     def _hidden(self, total: Tensor, count: Tensor, condition_term: Tensor) -> Tensor:
         """Return the last hidden layer of sets with ``total (*, E)`` and ``count (*, 1)``, ``(*, H)``."""
@@ -465,11 +477,11 @@ class AnyOrder(Context):
         """Return the contexts of dimension ``d`` given what a state knows, ``(*, C)``, or of some rows ``(n, C)``."""
         chosen = slice(None) if rows is None else rows
         total, count, term = state.total[chosen], state.count[chosen], state.condition_term[chosen]
-        hidden = self._hidden(total, count.unsqueeze(-1), term)  # (B, H)
+        x = None if state.x is None else state.x[chosen]
+        on_line = None if self.base is None or x is None else self.base(x, ~x.isnan())
+        hidden = self._hidden(total, count.unsqueeze(-1), self._with_residuals(term, on_line))  # (B, H)
         contexts = torch.addmm(self.output_bias[d], hidden, self.output_weight[d])
-        if self.base is not None and state.x is not None:
-            x = state.x[chosen]
-            contexts = _with_base(contexts, self.base(x, ~x.isnan())[:, d])
+        contexts = contexts if on_line is None else _located(contexts, on_line.pairs[:, d])
         return contexts if rows is not None else contexts.reshape(*state.batch_shape, self.context_features)
 
     def select(self, state: AnyOrderState, rows: Tensor) -> None:
@@ -481,6 +493,6 @@ class AnyOrder(Context):
         state.absent = {d: absent[rows] for d, absent in state.absent.items()}
 
 
-def _with_base(contexts: Tensor, base: Tensor) -> Tensor:
-    """Return contexts ``(*, C)`` with a base ``(*, 2)``, whose precision they get: under autocast they come in half."""
-    return torch.cat([contexts.to(base), base], -1)
+def _located(contexts: Tensor, pairs: Tensor) -> Tensor:
+    """Return contexts ``(*, C)`` with pairs ``(*, 2)``, whose precision they get: under autocast they come in half."""
+    return torch.cat([contexts.to(pairs), pairs], -1)

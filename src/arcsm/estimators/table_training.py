@@ -67,7 +67,7 @@ def train_table_model(
     dimensions = None if targets is None else columns.dimensions(targets)
     below = 0.5 * torch.tensor(columns.widths, dtype=train.dtype)  # dequantisation adds noise in [0, width)
     copies = train.repeat(_COPIES, 1) if columns.ends else train
-    located = bool(lines.scales if targets is None else lines.scales.keys() & set(dimensions or ()))
+    located = bool(lines.scales)
     widths = {m: width * lines.scales.get(m, 1.0) for m, width in columns.reflection_widths(train).items()}
     shares, random = columns.shares_of_others(train), torch.Generator()
     others = columns.others(copies, shares, random.manual_seed(seed))
@@ -127,7 +127,7 @@ def lines_of(columns: ModelColumns, train: Tensor) -> Lines:
     base.fit(z)
     known = ~z.isnan()
     low, high = z.nan_to_num(nan=math.inf).amin(0), z.nan_to_num(nan=-math.inf).amax(0)
-    predicted, log_scale = base.given_others(z, known).unbind(-1)
+    predicted, log_scale = base.located_by_others(z, known).unbind(-1)
     beyond = ((predicted < low) | (predicted > high)) & ~known & (log_scale < 0.0)
     scales = {d: scale for d, scale in enumerate(base.scales.tolist()) if scale < 1.0}
     return Lines(scales, [d for d in scales if bool(beyond[:, d].any())])

@@ -1,0 +1,187 @@
+"""Means and correlations of dimensions with missing values, and the conditionals of the normal distribution."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from arcsm.errors import readable
+
+_LEAST_EIGENVALUE = 1e-8  # of a correlation matrix: no error of a predictor is below its root
+_MIN_COMPLETE = 10  # complete rows for each column, from which EM may start
+_EM_STEPS, _EM_CHANGE = 100, 1e-6  # at most, and the change of correlations from which on they have converged
+
+
+class Predicted(NamedTuple):
+    """What the normal distribution says of ``K`` dimensions, given ``N`` sets of known values of each row."""
+
+    location: Tensor  # mean of each dimension given its set, (B, K)
+    scale: Tensor  # error of that mean, (B, K)
+
+    #: Returns how far each value in a set is from its mean given the others in it, in units of the error of that mean,
+    #: and these errors, ``(B, N, K)`` and ``(B or 1, N, K)``. With the inverse P of the correlations of the set and
+    #: its values x, they are (P x)_j / sqrt(P_jj) and 1 / sqrt(P_jj). Values that are not in a set are 0 off.
+    residuals: Callable[[], tuple[Tensor, Tensor]]
+
+
+#: Returns what correlations ``(K, K)`` say, from values ``(B, K)``, 0 if unknown, and which are known.
+Predictor = Callable[[Tensor, Tensor, Tensor], Predicted]
+
+
+class Moments(NamedTuple):
+    """Means, standard deviations ``(D,)`` and correlations ``(D, D)`` of dimensions."""
+
+    mean: Tensor
+    deviation: Tensor
+    correlation: Tensor
+
+    def predict(self, predictor: Predictor, x: Tensor, known: Tensor) -> Predicted:
+        """Return what ``predictor`` does, with locations and scales in the units of values ``x (B, D)``."""
+        values = torch.where(known, (x - self.mean) / self.deviation, 0.0)
+        found = predictor(self.correlation, values, known)
+        return found._replace(location=self.mean + self.deviation * found.location, scale=self.deviation * found.scale)
+
+
+def given_set(matrix: Tensor, values: Tensor, known: Tensor) -> Predicted:
+    """Predict all dimensions from one set, of the ``known`` values."""
+    if _holds((known == known[:1]).all()):  # one matrix for all rows
+        known = known[:1]
+    lower = torch.linalg.cholesky(_masked(matrix, known))
+    half = torch.linalg.solve_triangular(lower, matrix * known.double().unsqueeze(-1), upper=False)  # (B or 1, K, K)
+    inverse = _inverse(lower)
+    errors = inverse @ values.unsqueeze(-1)
+    product = (inverse.transpose(-1, -2) @ errors)[..., 0]
+    location = (half * errors).sum(-2)
+    residuals = partial(_standardised, product.unsqueeze(1), inverse.square().sum(-2).unsqueeze(1))
+    return Predicted(location, _error_scale(half).expand_as(values), residuals)
+
+
+def in_order(matrix: Tensor, values: Tensor, known: Tensor, order: Tensor) -> Predicted:
+    """Predict each dimension from the ``known`` values before it, in an order ``(K,)`` or ``(B, K)``.
+
+    Set ``n`` of ``0..K`` has those of the first ``n`` dimensions.
+    """
+    index = order.expand(values.shape[0], -1)
+    arranged, place = values.gather(1, index), index.argsort(-1)
+    if order.ndim == 1 and _holds((known == known[:1]).all()):  # one matrix for all rows
+        known, index = known[:1], index[:1]
+    masked = _masked(matrix, known)
+    rows, columns = index.unsqueeze(-1).expand_as(masked), index.unsqueeze(-2).expand_as(masked)
+    lower = torch.linalg.cholesky(masked.gather(1, rows).gather(2, columns))
+    half = torch.linalg.solve_triangular(lower, (matrix * known.double().unsqueeze(-1)).gather(1, rows), upper=False)
+    half = half * (torch.arange(values.shape[1], device=values.device)[:, None] < place.unsqueeze(-2))  # those before
+    errors = torch.linalg.solve_triangular(lower, arranged.unsqueeze(-1), upper=False)
+
+    def residuals() -> tuple[Tensor, Tensor]:
+        inverse = _inverse(lower).gather(2, index.argsort(-1).unsqueeze(-2).expand_as(lower))  # columns as they were
+        return _standardised(*(F.pad(terms.cumsum(1), (0, 0, 1, 0)) for terms in (inverse * errors, inverse.square())))
+
+    return Predicted((half * errors).sum(-2), _error_scale(half).expand_as(values), residuals)
+
+
+def given_others(matrix: Tensor, values: Tensor, known: Tensor) -> Predicted:
+    """Predict each dimension from all other ``known`` values.
+
+    Set ``n`` of ``0..K`` has all but that of dimension ``n``, the last one has all.
+    """
+    complete = _holds(known.all())
+    inverse = torch.linalg.inv(_masked(matrix, known[:1] if complete else known))
+    diagonal, product = inverse.diagonal(dim1=-2, dim2=-1), (inverse @ values.unsqueeze(-1))[..., 0]
+    location, scale = values - product / diagonal, diagonal.rsqrt().expand_as(values)
+    if not complete:
+        of_missing = given_set(matrix, values, known)
+        location = torch.where(known, location, of_missing.location)
+        scale = torch.where(known, scale, of_missing.scale)
+
+    def residuals() -> tuple[Tensor, Tensor]:
+        ratio = inverse / diagonal.unsqueeze(-1)
+        apart = 1.0 - torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+        without = apart * (product.unsqueeze(1) - ratio * product.unsqueeze(-1))
+        precision = apart * (diagonal.unsqueeze(1) - ratio * inverse)
+        every = [product.unsqueeze(1), diagonal.unsqueeze(1)]
+        return _standardised(*(torch.cat(pair, 1) for pair in zip((without, precision), every, strict=True)))
+
+    return Predicted(location, scale, residuals)
+
+
+def _standardised(product: Tensor, precision: Tensor) -> tuple[Tensor, Tensor]:
+    """Return residuals in units of their errors, and these; infinitely large ones have no precision."""
+    scale = precision.clamp(min=torch.finfo(precision.dtype).tiny).rsqrt()
+    return product * scale, scale
+
+
+def _inverse(lower: Tensor) -> Tensor:
+    return torch.linalg.solve_triangular(lower, torch.eye(lower.shape[-1]).to(lower).expand_as(lower), upper=False)
+
+
+def _holds(condition: Tensor) -> bool:
+    """Return whether a condition ``()`` is known to hold; inside a transform it is not known."""
+    known = readable(condition)
+    return known is not None and bool(known.all())
+
+
+def _error_scale(half: Tensor) -> Tensor:
+    """Return the standard deviation of errors, of products ``(*, D, D)`` that sum to what is explained, ``(*, D)``."""
+    return (1.0 - half.square().sum(-2)).clamp(min=0.0).sqrt()
+
+
+def _masked(matrix: Tensor, known: Tensor) -> Tensor:
+    """Return the matrix ``(B, D, D)`` of known values ``(B, D)``; the rows and columns of others are the identity's."""
+    k = known.to(matrix)
+    return matrix * (k.unsqueeze(-1) * k.unsqueeze(-2)) + torch.diag_embed(1.0 - k)
+
+
+def estimate_moments(z: Tensor) -> Moments:
+    """Return the moments of rows ``(N, D)`` with NaN for missing values; correlations have a positive spectrum.
+
+    Missing values are filled by the EM algorithm of the normal distribution, from those that are known.
+    """
+    known = ~z.isnan()
+    seen = known.sum(0) > 1
+    if not bool(seen.all()):
+        eye, index = torch.eye(z.shape[1], dtype=z.dtype, device=z.device), seen.nonzero()[:, 0]
+        found = Moments(torch.zeros_like(eye[0]), torch.ones_like(eye[0]), eye)
+        if len(index):
+            part = estimate_moments(z[:, index])
+            found.mean[index], found.deviation[index] = part.mean, part.deviation
+            found.correlation[index[:, None], index] = part.correlation
+        return found
+    shift = z.nanmean(0)
+    unit = (z - shift).square().nanmean(0).sqrt().clamp(min=1e-12)
+    x, complete = torch.where(known, (z - shift) / unit, 0.0), known.all(1)
+    enough = int(complete.sum()) >= _MIN_COMPLETE * z.shape[1]  # else EM starts from no correlation, and takes longer
+    if enough:
+        mean = x[complete].mean(0)
+        deviation, matrix = _regular((x[complete] - mean).T @ (x[complete] - mean) / int(complete.sum()))
+    else:
+        mean, deviation = torch.zeros_like(shift), torch.ones_like(shift)
+        matrix = torch.eye(len(shift), dtype=z.dtype, device=z.device)
+    for _ in range(0 if bool(complete.all()) else _EM_STEPS):
+        k, covariance = known.to(z), matrix * deviation * deviation[:, None]
+        lower = torch.linalg.cholesky(_masked(covariance, known))
+        half = torch.linalg.solve_triangular(lower, covariance * k.unsqueeze(-1), upper=False)
+        errors = torch.linalg.solve_triangular(lower, torch.where(known, x - mean, 0.0).unsqueeze(-1), upper=False)
+        filled = torch.where(known, x, mean + (half * errors).sum(-2))
+        unknown = (1.0 - k).unsqueeze(-1) * (1.0 - k).unsqueeze(-2)
+        rest = ((covariance - half.transpose(1, 2) @ half) * unknown).sum(0)
+        before, mean = (mean, matrix), filled.mean(0)
+        deviation, matrix = _regular(((filled - mean).T @ (filled - mean) + rest) / len(z))
+        change = torch.maximum((matrix - before[1]).abs().max(), (mean - before[0]).abs().max())
+        if float(change) < _EM_CHANGE:
+            break
+    return Moments(shift + unit * mean, unit * deviation, matrix)
+
+
+def _regular(moments: Tensor) -> tuple[Tensor, Tensor]:
+    """Return deviations ``(D,)`` and correlations ``(D, D)`` with a positive spectrum."""
+    deviation = moments.diagonal().clamp(min=1e-12).sqrt()
+    matrix = moments / (deviation * deviation[:, None])
+    matrix = 0.5 * (matrix + matrix.T)
+    matrix.fill_diagonal_(1.0)
+    values, vectors = torch.linalg.eigh(matrix)
+    matrix = (vectors * values.clamp(min=_LEAST_EIGENVALUE)) @ vectors.T
+    root = matrix.diagonal().sqrt()
+    return deviation, matrix / (root * root[:, None])
