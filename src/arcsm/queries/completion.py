@@ -18,9 +18,9 @@ from arcsm.conditionals.traversal import warn_unconverged
 from arcsm.contexts import AnyOrder
 from arcsm.contexts.base import Order
 from arcsm.model import AutoregressiveModel
+from arcsm.model.sampling import Adjustment
 from arcsm.queries.constraints import Constraint, Levels
 from arcsm.samplers import Sampler
-from arcsm.sampling import Adjustment
 
 _DRAWS_AT_A_TIME = 1 << 14
 _ORDERS = 8  # more would cost time for small numbers of draws

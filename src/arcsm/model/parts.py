@@ -12,8 +12,8 @@ from arcsm.conditionals import Accuracy, Conditionals, EvaluationCache, choose_m
 from arcsm.conditionals.located import conditionals_class
 from arcsm.conditionals.traversal import ConditionalsBuilder
 from arcsm.heads import CategoricalHead, Head, LocatedHead
+from arcsm.model.standardisation import Standardised, Values
 from arcsm.noise import NoiseLadder
-from arcsm.standardisation import Standardised, Values
 
 
 class ModelParts(Standardised):

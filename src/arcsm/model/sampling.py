@@ -26,7 +26,7 @@ from arcsm.conditionals.traversal import (
 )
 from arcsm.contexts.base import Order, order_arguments
 from arcsm.errors import AccuracyWarning, warn
-from arcsm.model_parts import ModelParts
+from arcsm.model.parts import ModelParts
 from arcsm.samplers import Sampler, inverse_cdf
 
 _TIE, _TIE_ROUNDINGS = 1e-7, 128.0  # relative to a probability: what it may differ by from the value it came from

@@ -25,10 +25,10 @@ from arcsm.contexts.base import Order, TrainingTerms, order_arguments
 from arcsm.data.metadata import check_metadata
 from arcsm.errors import is_mapped
 from arcsm.heads import Head
-from arcsm.model_files import ModelFiles
+from arcsm.model.files import ModelFiles
+from arcsm.model.sampling import Sampling
+from arcsm.model.standardisation import Values
 from arcsm.noise import NoiseLadder
-from arcsm.sampling import Sampling
-from arcsm.standardisation import Values
 
 
 class AutoregressiveModel(

@@ -15,7 +15,7 @@ from arcsm._runtime.devices import resolve_device
 from arcsm.contexts.condition_nets import net_config
 from arcsm.data.metadata import check_metadata
 from arcsm.heads import Head
-from arcsm.standardisation import Standardised
+from arcsm.model.standardisation import Standardised
 
 
 class ModelFiles(Standardised, ModelHubMixin):
