@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arcsm._runtime.conditions import Condition
-from arcsm._runtime.random import Source, stratified_uniform_like, uniform_like
+from arcsm._runtime.random import Source
 from arcsm._runtime.sizes import check_layers, check_size, whole_numbers
 from arcsm.contexts.base import Context, Order, TrainingTerms
-from arcsm.contexts.known_sets import sum_before, weights_of_sets
+from arcsm.contexts.known_sets import draw_sets, sum_before, weights_of_sets
 from arcsm.contexts.linear_base import LinearBase, OnLine
+from arcsm.contexts.parents import Parents
 from arcsm.contexts.value_embedding import ValueEmbedding
 from arcsm.errors import readable
 
@@ -141,16 +142,16 @@ class AnyOrder(Context):
         self.targets = tuple(range(features)) if targets is None else whole_numbers("targets", targets)
         self.ordered = () if ordered is None else whole_numbers("ordered", ordered)
         self.complete_share = float(complete_share)
-        self._parent_of = {d: parent for d, parent in enumerate(self.parents) if parent != -1}
+        self._parents = Parents(self.parents)
         self.set_condition(classes, condition_features, condition_net)
         self._check_sizes()
-        self._check_parents()
+        self._parents.check(self.levels)
         self._check_targets()
         self._default_order = tuple(self.arranged(range(features)))
         self.order = self._default_order if order is None else whole_numbers("order", order)
         if sorted(self.order) != list(range(features)):
             raise ValueError(f"order: expected a permutation of range({features}), got {self.order!r:.60}")
-        self._check_arrangement(torch.tensor(self.order))
+        self._parents.check_order(torch.tensor(self.order))
 
         width = self.hidden_features[0]
         self.values = ValueEmbedding(
@@ -180,6 +181,8 @@ class AnyOrder(Context):
             raise ValueError(f"hidden_features: expected layers of one width, got {self.hidden_features}")
         if len(self.levels) != self.features:
             raise ValueError(f"levels: expected one number for each of {self.features} columns, got {len(self.levels)}")
+        if len(self.parents) != self.features:
+            raise ValueError(f"parents: expected one for each of {self.features} columns, got {len(self.parents)}")
         check_size("AnyOrder", least=0, **{f"levels[{d}]": count for d, count in enumerate(self.levels)})
         check_layers("AnyOrder", sum(self.levels), (self.embedding_features,), 1)
         inputs, outputs = self.features * (1 + 2 * self.sinusoids), self.features * self.context_features
@@ -193,20 +196,13 @@ class AnyOrder(Context):
         if not 0.0 <= self.sinusoid_decay < math.inf:
             raise ValueError(f"sinusoid_decay: expected a finite number of at least 0, got {self.sinusoid_decay}")
 
-    def _check_parents(self) -> None:
-        if len(self.parents) != self.features:
-            raise ValueError(f"parents: expected one for each of {self.features} columns, got {len(self.parents)}")
-        for d, parent in self._parent_of.items():
-            if not 0 <= parent < self.features or not self.levels[parent] or parent in self._parent_of:
-                raise ValueError(f"parents: expected a nominal dimension without a parent for {d}, got {parent}")
-
     def _check_targets(self) -> None:
         chosen = set(self.targets)
         if not chosen or not chosen <= set(range(self.features)) or len(chosen) < len(self.targets):
             raise ValueError(f"targets: expected different dimensions, at least one, got {self.targets!r:.60}")
         if any(not 0 <= d < self.features or not self.levels[d] for d in self.ordered):
             raise ValueError(f"ordered: expected columns with levels, got {self.ordered!r:.60}")
-        if any((d in chosen) != (parent in chosen) for d, parent in self._parent_of.items()):
+        if any((d in chosen) != (parent in chosen) for d, parent in self._parents.of.items()):
             raise ValueError(f"targets: expected a dimension and its parent or neither, got {self.targets!r:.60}")
         if not 0.0 <= self.complete_share <= 1.0:
             raise ValueError(f"complete_share: expected a fraction, got {self.complete_share}")
@@ -223,28 +219,16 @@ class AnyOrder(Context):
     def check_order(self, order: Order | None, batch_shape: Sequence[int]) -> Tensor:
         checked = super().check_order(order, batch_shape)
         if order is not None:
-            self._check_arrangement(checked)
+            self._parents.check_order(checked)
         return checked
 
-    def _check_arrangement(self, order: Tensor) -> None:
-        """Check that parents come before their dimensions in orders ``(*, D)``."""
-        known = readable(order) if self._parent_of else None
-        if known is None:
-            return
-        places = known.argsort(-1)
-        for d, parent in self._parent_of.items():
-            if not bool((places[..., parent] < places[..., d]).all()):
-                raise ValueError(f"order: expected dimension {parent}, the parent of {d}, before it")
+    def arranged(self, order: Sequence[int]) -> list[int]:
+        """Return some dimensions in order, with the parent of each right before it unless it comes earlier."""
+        return self._parents.arranged(order)
 
     def resolved(self, x: Tensor) -> Tensor:
         """Return rows ``(*, D)`` with NaN where a parent rules a value out, and with parents that a value implies."""
-        if not self._parent_of:
-            return x
-        x = x.clone()
-        for d, parent in self._parent_of.items():
-            x[..., d] = x[..., d].masked_fill(x[..., parent] > 0.5, torch.nan)
-            x[..., parent] = torch.where(x[..., d].isnan(), x[..., parent], 0.0)
-        return x
+        return self._parents.resolved(x)
 
     def config(self) -> dict[str, Any]:
         arguments = super().config()
@@ -252,7 +236,7 @@ class AnyOrder(Context):
             return arguments
         in_column_order = self.order == self._default_order
         levels = list(self.levels) if any(self.levels) else None
-        parents = list(self.parents) if self._parent_of else None
+        parents = list(self.parents) if self._parents.of else None
         order = None if in_column_order else list(self.order)
         targets = None if len(self.targets) == self.features else list(self.targets)
         own = {"order": order, "levels": levels, "parents": parents, "targets": targets}
@@ -281,13 +265,13 @@ class AnyOrder(Context):
         vectors, known = self._embed(x.reshape(-1, self.features))
         known = known.unsqueeze(-1)
         totals, counts = vectors.sum(1, keepdim=True) - vectors, known.sum(1, keepdim=True) - known
-        for d, parent in self._parent_of.items():  # a value of d would reveal the level of its parent
+        for d, parent in self._parents.of.items():  # a value of d would reveal the level of its parent
             totals[:, parent] -= vectors[:, d]
             counts[:, parent] -= known[:, d]
         on_line = None
         if self.base is not None:
             on_line = self.base.given_others(x.reshape(-1, self.features), known[..., 0])
-            for d, parent in self._parent_of.items():
+            for d, parent in self._parents.of.items():
                 on_line.residuals[:, parent] = on_line.residuals[:, d]
         return self._contexts(totals, counts, condition, x.shape[:-1], on_line)
 
@@ -325,17 +309,12 @@ class AnyOrder(Context):
         """
         self.check_input(x)
         vectors, is_value = self._embed(x)
-        counted = ~x.isnan() & (torch.tensor(self.parents, device=x.device) < 0)
-        is_target = torch.tensor([d in self.targets for d in range(self.features)], device=x.device)
-        priority = uniform_like(x, generator)
-        first = priority.masked_fill(~(counted & is_target), 2.0).argsort(1).argsort(1)  # ranks (B, D)
-        total = (counted & is_target).sum(1, keepdim=True)  # m, (B, 1)
-        size = (stratified_uniform_like(x[:, :1], generator) * total).long()  # k
-        known, present = first < size, ~x.isnan() & is_target
+        is_target = None
         if len(self.targets) < self.features:
-            known |= ~is_target & self._known_others(priority, uniform_like(x[:, :1], generator))
-        for d, parent in self._parent_of.items():
-            known[:, d] = known[:, parent]
+            is_target = torch.tensor([d in self.targets for d in range(self.features)], device=x.device)
+        total, size, known = draw_sets(x, self._parents, is_target, self.complete_share, generator)
+        present = ~x.isnan() if is_target is None else ~x.isnan() & is_target
+        for d, parent in self._parents.of.items():
             present[:, d] &= x[:, parent] < 0.5
         known_values = known.to(vectors) * is_value
         sums = torch.bmm(known_values.unsqueeze(1), vectors)[:, 0]  # (B, E)
@@ -358,18 +337,9 @@ class AnyOrder(Context):
         chosen = predicted.nonzero()[:, 0]  # (N,)
         return TrainingTerms(contexts[chosen], chosen, share[chosen])
 
-    def _known_others(self, priority: Tensor, u: Tensor) -> Tensor:
-        """Return which values that are no targets are in the set of each row, from uniform numbers."""
-        complete = u < self.complete_share  # (B, 1)
-        probability = (u - self.complete_share) / max(1.0 - self.complete_share, 1e-12)
-        return complete | (priority < probability)
-
     def _embed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return vectors of the values ``x (B, D)``, zero for those that sets leave out, and 1 for each other one."""
-        is_missing = x.isnan()
-        for d, parent in self._parent_of.items():
-            is_missing[:, d] |= x[:, parent] > 0.5
-            is_missing[:, parent] |= x[:, parent] < 0.5
+        is_missing = self._parents.left_out(x)
         known = (~is_missing).to(x)
         return self.values(torch.where(is_missing, 0.0, x)) * known.unsqueeze(-1), known  # (B, D, E), (B, D)
 
@@ -431,7 +401,7 @@ class AnyOrder(Context):
         """
         values = values.reshape(-1).to(state.total)
         chosen = slice(None) if rows is None else rows
-        for child, parent in self._parent_of.items():
+        for child, parent in self._parents.of.items():
             if parent == d:
                 absent = state.absent.setdefault(child, torch.zeros_like(state.count, dtype=torch.bool))
                 absent[chosen] = values > 0.5
@@ -457,16 +427,8 @@ class AnyOrder(Context):
         state.total, state.count = state.total + vectors.sum(1), state.count + known.sum(1)
         if state.x is not None:
             state.x = torch.where(known > 0.0, x, state.x)
-        for d, parent in self._parent_of.items():
+        for d, parent in self._parents.of.items():
             state.absent[d] = x[:, parent] > 0.5
-
-    def arranged(self, order: Sequence[int]) -> list[int]:
-        """Return some dimensions in order, with the parent of each right before it unless it comes earlier."""
-        found = list[int]()
-        for d in order:
-            parent = self._parent_of.get(d)
-            found += [one for one in (parent, d) if one is not None and one not in found]
-        return found
 
     def absent(self, state: AnyOrderState, d: int) -> Tensor | None:
         """Return the rows ``(B,)`` in which dimension ``d`` has no value, or ``None`` if it has one in all."""

@@ -4,7 +4,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from arcsm._runtime.random import Source, stratified_uniform_like, uniform_like
+from arcsm.contexts.parents import Parents
+
 _BISECTIONS = 8  # of the power of the weights
+
+
+def draw_sets(
+    x: Tensor, parents: Parents, is_target: Tensor | None, complete_share: float, generator: Source
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw which of the values of rows ``(B, D)`` are in the set of each, for training.
+
+    Of the ``m`` known targets, ``is_target (D,)`` or all, a set has ``k``, uniform on 0 to ``m - 1`` and stratified
+    over the rows. Of the other values it has all, in a fraction of the rows, or a random part. A dimension and its
+    parent count as one value.
+
+    Returns:
+        The numbers ``m`` and ``k``, ``(B, 1)``, and which values are in the sets, ``(B, D)``.
+    """
+    counted = ~x.isnan() if is_target is None else ~x.isnan() & is_target
+    counted[:, list(parents.of)] = False
+    priority = uniform_like(x, generator)
+    rank = priority.masked_fill(~counted, 2.0).argsort(1).argsort(1)
+    total = counted.sum(1, keepdim=True)
+    size = (stratified_uniform_like(x[:, :1], generator) * total).long()
+    known = rank < size
+    if is_target is not None:
+        u = uniform_like(x[:, :1], generator)
+        share = (u - complete_share) / max(1.0 - complete_share, 1e-12)  # uniform where it is positive
+        known |= ~is_target & ((u < complete_share) | (priority < share))
+    for d, parent in parents.of.items():
+        known[:, d] = known[:, parent]
+    return total, size, known
 
 
 def weights_of_sets(total: Tensor, size: Tensor, features: int, least: float) -> Tensor:
