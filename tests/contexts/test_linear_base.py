@@ -128,7 +128,7 @@ def test_errors_are_measured_on_rows_that_the_predictor_has_not_seen() -> None:
     fitted.fit(torch.randn(14, 12, dtype=torch.float64))
     assert torch.equal(fitted.scales, torch.ones(12, dtype=torch.float64))
     fitted.fit(torch.randn(500, 1, dtype=torch.float64).expand(500, 12))
-    assert bool(((fitted.scales > 1e-4) & (fitted.scales < 0.02)).all())
+    assert bool(((fitted.scales >= 1e-4) & (fitted.scales < 0.02)).all())
 
 
 def test_a_row_far_from_the_line_widens_the_scale() -> None:

@@ -55,6 +55,7 @@ class Context(nn.Module, ABC):
         missing: Whether values may be NaN, which marks them as missing.
         any_order: Whether :meth:`forward` and :meth:`begin` take an ``order``; see :class:`AnyOrder`.
         levels: Number of levels of each column, 0 for numbers, or ``None`` if the context reads all as numbers.
+        located: Whether the last two features of a context are a location and a log scale, for a :class:`LocatedHead`.
         noise_scale: The standard deviation of the noise that training adds to the values which contexts see, in units
             of that of the ladder; one number, or one for each dimension.
         data_argument: The argument of the constructor that is set from the data in a run configuration: ``features``,
@@ -66,6 +67,7 @@ class Context(nn.Module, ABC):
     missing: bool = False
     any_order: bool = False
     levels: tuple[int, ...] | None = None
+    located: bool = False
     noise_scale: float | Tensor = 1.0
     condition_features: int = 0
     classes: int = 0

@@ -15,6 +15,7 @@ from arcsm.contexts.normal_moments import (
     given_set,
     in_order,
 )
+from arcsm.contexts.number_maps import log_slope, map_values, unmap_numbers
 
 _FOLDS = 5  # that measure the errors of predictors on rows which they have not seen
 _MAX_ERRORS = 10.0  # scales between a predictor and the farthest row
@@ -37,6 +38,10 @@ class LinearBase(nn.Module):
     there: :math:`(m_d, s_d)` moves to :math:`(0, 1)`, linearly in the error, from ``near / 2`` to ``near``. Only
     dimensions whose error given all others is below ``near`` take part, as what is predicted and as predictors.
 
+    Skewed numbers that were mapped, :math:`x = T(v)`, may be on a line before the map, as totals and their parts are.
+    Then all of this is about :math:`v`, and mean and error become :math:`T(m_d)` and :math:`T'(m_d)\\,s_d`, to first
+    order in the error; see :meth:`set_maps`.
+
     Arguments:
         features: Number of dimensions :math:`D`, in standardised units.
         near: The error from which on a predictor does not count.
@@ -47,6 +52,10 @@ class LinearBase(nn.Module):
     correlation: Tensor
     inflation: Tensor
     on_line: Tensor
+    exponent: Tensor
+    shift: Tensor
+    unit: Tensor
+    slope: Tensor
 
     def __init__(self, features: int, near: float = 0.2) -> None:
         super().__init__()
@@ -56,7 +65,12 @@ class LinearBase(nn.Module):
         self.register_buffer("correlation", torch.eye(features, dtype=torch.float64))
         self.register_buffer("inflation", torch.ones(features, dtype=torch.float64))  # of the scales of each dimension
         self.register_buffer("on_line", torch.zeros(features, dtype=torch.bool))  # the dimensions that take part
-        self.index: tuple[int, ...] = ()  # these dimensions, for programs that cannot branch on values
+        self.register_buffer("exponent", torch.ones(features, dtype=torch.float64))  # of the maps of numbers
+        self.register_buffer("shift", torch.zeros(features, dtype=torch.float64))  # of mapped numbers, of unit 1
+        self.register_buffer("unit", torch.ones(features, dtype=torch.float64))
+        self.register_buffer("slope", torch.ones(features, dtype=torch.float64))  # typical one of a map
+        self.index: tuple[int, ...] = ()  # the dimensions on a line, for programs that cannot branch on values
+        self.has_maps = False
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the moments to another device; they stay in double precision, or a narrow line would be lost."""
@@ -72,8 +86,29 @@ class LinearBase(nn.Module):
     @property
     def scales(self) -> Tensor:
         """The scale of each dimension given all others, ``(D,)``; 1 where no predictor counts."""
-        values = torch.zeros_like(self.correlation[:1])
-        return torch.exp(self.located_by_others(values, torch.ones_like(values))[0, :, 1])
+        found = torch.ones_like(self.mean)
+        if not self.index:
+            return found
+        moments, index = self._moments(), list(self.index)
+        mean = moments.mean.unsqueeze(0)
+        scale = moments.predict(given_others, mean, torch.ones_like(mean) > 0.0).scale[0] * self.inflation[index]
+        weight = self._weight(scale, self.slope[index].log())
+        found[index] = weight * scale * self.slope[index] + 1.0 - weight
+        return found.clamp(min=_LEAST_SCALE)
+
+    def set_maps(self, exponent: Tensor, shift: Tensor | None = None, unit: Tensor | None = None) -> None:
+        """Say which numbers are on a line before the map that they went through.
+
+        Arguments:
+            exponent: Of the map of each dimension, ``(D,)``: 1 for none; see
+                :func:`~arcsm.contexts.number_maps.map_values`.
+            shift: What standardised rows are relative to, ``(D,)``. Default: as it was.
+            unit: The unit of standardised rows, ``(D,)``. Default: as it was.
+        """
+        for name, value in {"exponent": exponent, "shift": shift, "unit": unit}.items():
+            if value is not None:
+                getattr(self, name).copy_(value)
+        self._find_index()
 
     def fit(self, z: Tensor) -> None:
         """Estimate means, deviations and correlations from standardised rows ``(N, D)``; NaN is missing.
@@ -82,7 +117,10 @@ class LinearBase(nn.Module):
         that the predictor has not seen, in its own units, or by a tenth of the largest one.
         """
         most = _MAX_ROWS if bool(z.isfinite().all()) else max(_MIN_ROWS, _MAX_ELEMENTS // z.shape[1] ** 2)
-        z = z[:: -(-len(z) // most)].double()
+        z = self._before_maps(z[:: -(-len(z) // most)].double())
+        if self.has_maps:
+            slopes = log_slope(z, self.exponent) - self.unit.log()
+            self.slope.copy_(torch.where(self.exponent == 1.0, 1.0, slopes.nanmean(0).exp().nan_to_num(nan=1.0)))
         self.set_moments(estimate_moments(z))
         index = torch.tensor(self.index, dtype=torch.long, device=z.device)
         if not len(index):
@@ -119,6 +157,7 @@ class LinearBase(nn.Module):
     def _find_index(self) -> None:
         if not self.on_line.is_meta:
             self.index = tuple(self.on_line.nonzero()[:, 0].tolist())
+            self.has_maps = bool((self.exponent != 1.0).any())
 
     def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
         super()._load_from_state_dict(*arguments, **options)
@@ -156,24 +195,60 @@ class LinearBase(nn.Module):
         pairs, residuals = x.new_zeros(*x.shape, 2), x.new_zeros(*x.shape, 0)
         if not self.index:
             return OnLine(pairs, residuals)
-        index = torch.tensor(self.index, device=x.device)
-        moments = Moments(self.mean[index], self.deviation[index], self.correlation[index[:, None], index])
-        found = moments.predict(predictor, x[:, index].double(), known[:, index] > 0.0)
-        inflation = self.inflation[index]
+        moments, index = self._moments(), torch.tensor(self.index, device=x.device)
+        values, inflation = self._before_maps(x.double())[:, index], self.inflation[index]
+        is_known = known[:, index] > 0.0
+        values = torch.where(is_known, values, moments.mean)
+        found = moments.predict(predictor, values, is_known)
+        location, slope = self._after_maps(found.location)
         scale = found.scale * inflation
-        weight = self._weight(scale / moments.deviation)
-        log_scale = torch.log((weight * scale + 1.0 - weight).clamp(min=_LEAST_SCALE))  # 0 for a known value
-        pairs = pairs.index_copy(1, index, torch.stack([weight * found.location, log_scale], -1).to(pairs))
+        weight = self._weight(scale, slope)
+        log_scale = torch.log((weight * scale * slope.exp() + 1.0 - weight).clamp(min=_LEAST_SCALE))  # 0 if known
+        pairs = pairs.index_copy(1, index, torch.stack([weight * location, log_scale], -1).to(pairs))
         if sets is not None:
             its, error = found.residuals()
-            every = torch.asinh(self._weight(error * inflation) * its / inflation).to(pairs)  # (B, N, K)
-            sets = torch.as_tensor(sets, device=x.device).expand(len(x), -1)
-            residuals = every.gather(1, sets.unsqueeze(-1).expand(-1, -1, len(index)))
+            _, slope = self._after_maps(values)
+            weight = self._weight(error * moments.deviation * inflation, slope.unsqueeze(1))
+            every = torch.asinh(weight * its / inflation).to(pairs)  # (B, N, K)
+            sets = torch.as_tensor(sets, device=x.device)
+            if sets.ndim == 1:
+                residuals = every[:, sets]
+            else:
+                residuals = every.gather(1, sets.unsqueeze(-1).expand(-1, -1, len(index)))
         return OnLine(pairs, residuals)
 
-    def _weight(self, scale: Tensor) -> Tensor:
-        """Return how far predictors with these errors, in deviations, count: 1 if they are near, 0 if they are not."""
-        return ((self.near - scale) / (0.5 * self.near)).clamp(0.0, 1.0)
+    def _moments(self) -> Moments:
+        """Return the moments of the dimensions on a line."""
+        index = torch.tensor(self.index, device=self.mean.device)
+        return Moments(self.mean[index], self.deviation[index], self.correlation[index[:, None], index])
+
+    def _weight(self, scale: Tensor, slope: Tensor) -> Tensor:
+        """Return how far predictors with some errors ``(*, K)`` count: 1 if they are near, 0 if they are not.
+
+        Errors are relative to deviations, those of mapped numbers to their unit, with log slopes ``(*, K)``.
+        """
+        index = list(self.index)
+        relative = scale / self.deviation[index]
+        if self.has_maps:
+            relative = torch.where(self.exponent[index] == 1.0, relative, scale * slope.exp())
+        return ((self.near - relative) / (0.5 * self.near)).clamp(0.0, 1.0)
+
+    def _before_maps(self, z: Tensor) -> Tensor:
+        """Return standardised rows ``(B, D)`` as they were before the maps."""
+        if not self.has_maps:
+            return z
+        return torch.where(self.exponent == 1.0, z, unmap_numbers(self.shift + self.unit * z, self.exponent))
+
+    def _after_maps(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return values ``(B, K)`` of the dimensions on a line in standardised units, and log slopes of the maps."""
+        if not self.has_maps:
+            return values, torch.zeros_like(values)
+        index = list(self.index)
+        exponent, unit = self.exponent[index], self.unit[index]
+        mapped = (map_values(values, exponent) - self.shift[index]) / unit
+        slope = log_slope(values, exponent) - unit.log()
+        plain = exponent == 1.0
+        return torch.where(plain, values, mapped), torch.where(plain, 0.0, slope)
 
 
 class OnLine(NamedTuple):

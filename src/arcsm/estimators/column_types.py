@@ -58,6 +58,11 @@ class Column(ABC):
         return None
 
     @property
+    def exponent_of_map(self) -> float:
+        """The exponent of the map of numbers, 1 if it is linear; see :func:`~arcsm.contexts.number_maps.map_values`."""
+        return 1.0
+
+    @property
     def spike_numbers(self) -> Array:
         """The numbers that have a probability each, in ascending order; none for a column of levels."""
         return np.empty(0)

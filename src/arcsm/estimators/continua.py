@@ -116,6 +116,10 @@ class Identity(Continuous):
 class Asinh(Continuous):
     """A continuous column with heavy tails: :math:`\\operatorname{asinh}((x - m) / s)`."""
 
+    @property
+    def exponent_of_map(self) -> float:
+        return math.nan
+
     def encode(self, values: Values) -> Array:
         return np.arcsinh(super().encode(values))
 
@@ -137,6 +141,10 @@ class Power(Continuous):
     """
 
     exponent: float
+
+    @property
+    def exponent_of_map(self) -> float:
+        return self.exponent
 
     def encode(self, values: Values) -> Array:
         with np.errstate(over="ignore"):

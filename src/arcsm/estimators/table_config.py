@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
+from torch import Tensor
+
 from arcsm.contexts import AnyOrder
 from arcsm.heads import CategoricalHead, Head, LocatedHead, MixedHead, ScoreHead
 from arcsm.model import AutoregressiveModel
@@ -131,12 +133,13 @@ class TableConfig:
         ordered: Sequence[bool] | None = None,
         balance: float = 0.0,
         located: bool = False,
+        exponents: Tensor | None = None,
     ) -> AutoregressiveModel:
         """Return an untrained model of dimensions with these numbers of levels, 0 for numbers, and these parents.
 
         Levels are ``ordered`` in some dimensions, by default in none. The model will learn the conditionals of the
         ``targets``, by default all dimensions, with the ``balance`` of :class:`AnyOrder`. If ``located``, numbers have
-        a :class:`LocatedHead`.
+        a :class:`LocatedHead`; with ``exponents``, they are on a line before their maps.
         """
         max_frequency, context_features = 0.5 / self.sigma_min, self.context_features + 2 * located
         context = AnyOrder(
@@ -145,6 +148,8 @@ class TableConfig:
             targets=targets, ordered=[d for d, in_order in enumerate(ordered or ()) if in_order],
             sinusoid_decay=self.sinusoid_decay, balance=balance, located=located,
         )  # fmt: skip
+        if context.base is not None and exponents is not None:
+            context.base.set_maps(exponents)
         plain = ScoreHead(self.context_features, self.head_features, self.head_sinusoids, max_frequency)
         numeric = LocatedHead(plain) if located else plain
         noise = NoiseLadder(_SIGMA_MAX, self.sigma_min, self.noise_levels)

@@ -34,6 +34,7 @@ _LEAST_STEPS = 50  # of the shortest training that is compared
 _BRANCH_STEPS = 0.1  # share of the steps in which the learning rate of a copy falls to zero
 _SNAPSHOTS_OF_TARGETS = (0.05, 0.1, 0.2, 0.4, 0.7)  # likewise, of their averaged weights: branches did not help
 _MAX_NUMBERS = 256  # columns of numbers among which lines are looked for
+_LEAST_GAIN = 0.05  # nats, of lines before the maps of columns over lines after them
 _LEVELS_TRIED = 10  # above the smallest noise
 _WORSE = 0.02  # nats below the best noise level, at which the search among the first weights ends
 
@@ -43,6 +44,7 @@ class Lines(NamedTuple):
 
     scales: dict[int, float]  # how far off they are, in standard deviations of the column
     extended: list[int]  # those with gaps where the line leaves the range of the known values
+    exponents: Tensor | None = None  # of the maps of columns, before which they are on the line; default: after them
 
 
 def train_table_model(
@@ -91,7 +93,7 @@ def train_table_model(
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 model = config.build_model(
-                    columns.counts, columns.parents, dimensions, columns.ordered, balance, located
+                    columns.counts, columns.parents, dimensions, columns.ordered, balance, located, lines.exponents
                 ).float()
             trained = copy.deepcopy(model).to(device).double().eval()
             candidate = TableModel(trained, columns, orders, config.noise_levels - 1, config, cells)
@@ -122,15 +124,24 @@ def lines_of(columns: ModelColumns, train: Tensor) -> Lines:
         return Lines({}, [])
     inputs = columns.inputs(train).double()
     inputs[:, [d for d, count in enumerate(columns.counts) if count]] = torch.nan
-    mean, base = inputs.nanmean(0), LinearBase(inputs.shape[1]).double()
-    z = (inputs - mean) / (inputs - mean).square().nanmean(0).sqrt()
-    base.fit(z)
+    mean = inputs.nanmean(0)
+    unit = (inputs - mean).square().nanmean(0).sqrt()
+    z, plain = (inputs - mean) / unit, torch.ones(inputs.shape[1], dtype=torch.float64)
+    exponents = plain.clone()
+    exponents[: columns.columns] = torch.tensor([kind.exponent_of_map for kind in columns.kinds])
+    found = list[tuple[float, LinearBase, Tensor]]()
+    for one in (plain, exponents) if bool((exponents != 1.0).any()) else (plain,):
+        base = LinearBase(len(plain)).double()
+        base.set_maps(one, mean, unit)
+        base.fit(z)
+        pairs = base.located_by_others(z, ~z.isnan())
+        found.append((float(pairs[..., 1].sum(-1).mean()), base, pairs))
+    _, base, pairs = found[-1] if found[-1][0] < found[0][0] - _LEAST_GAIN else found[0]
     known = ~z.isnan()
     low, high = z.nan_to_num(nan=math.inf).amin(0), z.nan_to_num(nan=-math.inf).amax(0)
-    predicted, log_scale = base.located_by_others(z, known).unbind(-1)
-    beyond = ((predicted < low) | (predicted > high)) & ~known & (log_scale < 0.0)
+    beyond = ((pairs[..., 0] < low) | (pairs[..., 0] > high)) & ~known & (pairs[..., 1] < 0.0)
     scales = {d: scale for d, scale in enumerate(base.scales.tolist()) if scale < 1.0}
-    return Lines(scales, [d for d in scales if bool(beyond[:, d].any())])
+    return Lines(scales, [d for d in scales if bool(beyond[:, d].any())], base.exponent if base.has_maps else None)
 
 
 def _calibrate(model: AutoregressiveModel, rows: Tensor, held_out: Tensor, seed: int) -> None:

@@ -180,6 +180,7 @@ def set_moments(
     if not isinstance(x, Tensor):
         raise ValueError("x_train: the linear base of an AnyOrder needs rows in memory; leave out located=True")
     discrete = torch.tensor(model.discrete, device=x.device)
+    base.set_maps(base.exponent, model.shift, model.scale)
     base.fit(model.standardise(x.to(model.shift)).masked_fill(discrete, torch.nan))
 
 
