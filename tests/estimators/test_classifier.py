@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.metrics import log_loss
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from arcsm.estimators import ScoreClassifier
@@ -15,11 +18,11 @@ from small_tables import QUICK, mixed_table, use_small_models
 from small_targets import ROUGH, use_one_model
 
 
-@parametrize_with_checks([ScoreClassifier(random_state=0)])
+@parametrize_with_checks([ScoreClassifier(n_estimators=1, random_state=0)])
 def test_the_classifier_passes_the_checks_of_scikit_learn(
     estimator: Any, check: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    use_one_model(monkeypatch, **ROUGH)
+    use_one_model(monkeypatch, **{**ROUGH, "max_steps": 400})  # at the rate of few rows
     check(estimator)
 
 
@@ -93,3 +96,33 @@ def test_wrong_input_raises_a_value_error(
     x = np.random.default_rng(0).normal(size=(50, 2))
     with pytest.raises(ValueError, match=message):
         call(x, x[:, 0])
+
+
+def test_probabilities_are_the_mean_of_several_models_for_few_rows() -> None:
+    x, labels = classes(150, 0)
+    classifier = ScoreClassifier(max_steps=20, random_state=0).fit(x, labels)
+    numbers, _ = classifier.encode_rows(x)
+    codes = torch.arange(len(classifier.classes_)).double()
+    each = [model.level_probabilities(numbers, x.shape[1], codes).numpy() for model in classifier._members]
+    assert len(each) == 3
+    assert np.abs(each[0] - each[1]).max() > 1e-3
+    np.testing.assert_allclose(classifier.predict_proba(x), np.mean(each, 0), atol=1e-12)
+    assert len(ScoreClassifier(n_estimators=1, max_steps=20).fit(x, labels)._members) == 1
+    assert len(ScoreClassifier(max_steps=1).fit(*classes(1_000, 0))._members) == 1
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_few_rows_are_not_overfitted(seed: int) -> None:
+    """Labels that features say little about: about the log loss of a random forest."""
+    x, labels = classes(300, seed)
+    test, truth = classes(2_000, 10 + seed)
+    found = ScoreClassifier(random_state=seed).fit(x, labels).predict_proba(test)
+    forest = RandomForestClassifier(300, min_samples_leaf=5, random_state=0).fit(x, labels)
+    assert log_loss(truth, found) < log_loss(truth, forest.predict_proba(test)) + 0.02
+
+
+def classes(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return normal features ``(N, 6)``, one of which tells which of two labels is more likely."""
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(rows, 6))
+    return x, np.where(random.random(rows) < 1.0 / (1.0 + np.exp(-x[:, 0])), "yes", "no")

@@ -61,7 +61,7 @@ def test_the_best_length_counts_and_a_longer_training_that_is_worse_is_the_last(
     monkeypatch.setattr(_Choice, "_annealed", anneal)
     rows, config = correlated_rows(), short_config(steps=40)
     lengths, calibrated = _BRANCHES if targets is None else _SNAPSHOTS_OF_TARGETS, list[Any]()
-    choice = _Choice(candidate, config, rows, rows, lengths, calibrated.append, targets)  # type: ignore[arg-type]
+    choice = _Choice(candidate, config, rows, rows, lengths, calibrated.append, targets, targets is None)  # type: ignore[arg-type]
     averages = dict[int, Any]()
     result = fit(
         small_density(), rows, config=config,
@@ -78,7 +78,7 @@ def test_the_best_length_counts_and_a_longer_training_that_is_worse_is_the_last(
 def test_a_branch_continues_the_training_at_its_rate_and_leaves_it_unchanged() -> None:
     plain, branched, rows = small_density(), small_density(), correlated_rows()
     config, seen = short_config(steps=40, warmup_steps=2), list[Any]()
-    choice = _Choice(SimpleNamespace(), config, rows, rows, (), lambda _: None, None)  # type: ignore[arg-type]
+    choice = _Choice(SimpleNamespace(), config, rows, rows, (), lambda _: None, None, True)  # type: ignore[arg-type]
 
     def branch(state: TrainingState) -> None:
         if state.step == 20:

@@ -15,6 +15,8 @@ from arcsm.data.arrays import without_mask
 from arcsm.estimators.column_types import Array
 from arcsm.estimators.target_estimator import TargetEstimator
 
+_FEW_ROWS = 1_000  # of which several models are fitted
+
 
 class ScoreClassifier(ClassifierMixin, TargetEstimator):
     """A classifier whose features may be of any type and may be missing, when fitting and when predicting.
@@ -22,13 +24,14 @@ class ScoreClassifier(ClassifierMixin, TargetEstimator):
     It fits the probabilities of the labels given any of the features, and predicts with those that are known.
 
     Arguments:
-        n_estimators: As in :class:`ScoreRegressor`; predictions of one label do not depend on it.
+        n_estimators: Number of models whose probabilities are averaged. They hold out different rows. ``"auto"``: three
+            for less than 1,000 rows, where a single one depends much on these, else one.
         validation_fraction: As in :class:`ScoreDensity`, like all other arguments.
 
     Attributes:
         classes_: The labels in ascending order.
         columns_: The inferred types of the features.
-        model_: The model of the labels given features; ``None`` if all labels are equal.
+        model_: The first model of the labels given features; ``None`` if all labels are equal.
         n_features_in_: Number of features.
         feature_names_in_: Names of the features, if they are a data frame with string names.
 
@@ -49,11 +52,14 @@ class ScoreClassifier(ClassifierMixin, TargetEstimator):
         """
         if y is None:
             raise ValueError("y: expected labels; ScoreClassifier requires y to be passed, but the target y is None")
+        self._check_arguments()
         labels = _checked_labels(y)
         with self._unchanged_on_failure():
             self.classes_, codes = np.unique(labels, return_inverse=True)
             column = pd.Categorical(codes, categories=range(len(self.classes_)))
-            self._fit_joint(X, pd.DataFrame({0: column}))
+            few = 3 if len(labels) < _FEW_ROWS else 1
+            members = few if isinstance(self.n_estimators, str) else int(self.n_estimators)
+            self._fit_joint(X, pd.DataFrame({0: column}), members)
         return self
 
     def predict_proba(self, X: Any) -> Array:
@@ -63,7 +69,8 @@ class ScoreClassifier(ClassifierMixin, TargetEstimator):
         if self.model_ is None or column is None:
             return np.ones((len(numbers), 1))
         codes = torch.from_numpy(kind.encode(np.arange(len(self.classes_))))
-        return self.model_.level_probabilities(numbers, column, codes).numpy()
+        found = [model.level_probabilities(numbers, column, codes) for model in self._members]
+        return torch.stack(found).mean(0).numpy()
 
     def predict_log_proba(self, X: Any) -> Array:
         """Return the logs of :meth:`predict_proba`."""

@@ -18,6 +18,7 @@ _FINE_ROWS = 1_000  # from which on a model has sinusoids and fine noise
 _WIDE = 300  # columns
 _MAX_STEPS_OF_TARGETS, _MAX_RATE_OF_TARGETS = 1_500, 5e-3  # of a model of few conditionals
 _MAX_RATE_OF_LEVELS, _DROPOUT_OF_LEVELS, _WEIGHT_DECAY_OF_LEVELS = 2e-3, 0.3, 1.0  # of a model of nominal columns
+_FEW_ROWS, _MAX_RATE_OF_FEW_ROWS = 1_000, 1e-3  # likewise, with fewer training rows
 _MIN_ROWS_FOR_SINUSOIDS = 500  # from which on the head of such a model sees sinusoids
 _MAX_OWN_HEADS = 32  # of nominal columns
 _FINE_RATIO = 1.35  # between noise levels; larger steps of the flow widen conditionals
@@ -107,11 +108,12 @@ class TableConfig:
         With few training rows its head has no sinusoids: they would leave some probability between distant groups. If
         all of these columns are ``nominal``, it learns more slowly and is regularised more: a row says less about them.
         """
+        rate = _MAX_RATE_OF_FEW_ROWS if rows < _FEW_ROWS else _MAX_RATE_OF_LEVELS
         return replace(
             self,
             head_sinusoids=self.head_sinusoids if rows >= _MIN_ROWS_FOR_SINUSOIDS else self.sinusoids,
             max_steps=min(self.max_steps, _MAX_STEPS_OF_TARGETS),
-            learning_rate=min(self.learning_rate, _MAX_RATE_OF_LEVELS if nominal else _MAX_RATE_OF_TARGETS),
+            learning_rate=min(self.learning_rate, rate if nominal else _MAX_RATE_OF_TARGETS),
             dropout=_DROPOUT_OF_LEVELS if nominal else self.dropout,
             weight_decay=_WEIGHT_DECAY_OF_LEVELS if nominal else self.weight_decay,
         )

@@ -33,6 +33,7 @@ _BRANCHES_OF_FEW, _FEW_ROWS = (0.05, *_BRANCHES), 1_000  # likewise, for fewer t
 _LEAST_STEPS = 50  # of the shortest training that is compared
 _BRANCH_STEPS = 0.1  # share of the steps in which the learning rate of a copy falls to zero
 _SNAPSHOTS_OF_TARGETS = (0.05, 0.1, 0.2, 0.4, 0.7)  # likewise, of their averaged weights: branches did not help
+_SNAPSHOTS_OF_FEW = (1 / 30, 1 / 15, 2 / 15, 4 / 15, 8 / 15)  # likewise, of nominal ones of few rows, soon overfitted
 _MAX_NUMBERS = 256  # columns of numbers among which lines are looked for
 _LEAST_GAIN = 0.05  # nats, of lines before the maps of columns over lines after them
 _LEVELS_TRIED = 10  # above the smallest noise
@@ -85,7 +86,12 @@ def train_table_model(
     candidates = list[tuple[float, TableModel]]()
     some, few = valid[:_MAX_SELECTION_ROWS], len(train) < _FEW_ROWS
     may_be_short = few and _BRANCHES_OF_FEW[0] * configs[0].max_steps >= _LEAST_STEPS
-    lengths = _SNAPSHOTS_OF_TARGETS if targets is not None else _BRANCHES_OF_FEW if may_be_short else _BRANCHES
+    lengths: Sequence[float] = _BRANCHES_OF_FEW if may_be_short else _BRANCHES
+    soon_overfitted = targets is not None and few and all(columns.counts[m] for m in targets)
+    if targets is not None:
+        lengths = _SNAPSHOTS_OF_TARGETS
+        if soon_overfitted:
+            lengths = [share for share in _SNAPSHOTS_OF_FEW if share * configs[0].max_steps >= _LEAST_STEPS]
     rows, held_out_rows = (columns.inputs(part, columns.others(part, shares, random)) for part in (train, some))
     calibrate = partial(_calibrate, rows=rows, held_out=held_out_rows, seed=seed)
     with track("fitting", steps, progress) as work:
@@ -100,7 +106,8 @@ def train_table_model(
             candidate.fine_steps = None if choose_level else config.fine_steps
             candidate.reach, candidate.last = dict(widths), last
             training = config.train_config(columns.widths, seed, device, choose_level)
-            choice = _Choice(candidate, training, inputs, some, lengths, calibrate, targets)
+            stops = targets is None or soon_overfitted
+            choice = _Choice(candidate, training, inputs, some, lengths, calibrate, targets, stops)
             with work.part(config.max_steps), warnings.catch_warnings():
                 if choose_level:  # the best weights are kept, wherever the training ends
                     warnings.simplefilter("ignore", TrainingWarning)
@@ -155,7 +162,8 @@ class _Choice:
 
     After fractions ``lengths`` of the steps, a copy of the model is annealed: it is trained until its learning rate is
     zero, as if the training were shorter. Of the models, once they are calibrated, the one that gives held-out rows
-    ``(N, M)`` the highest density is kept. The training ends when a longer one gives a lower density. With ``targets``,
+    ``(N, M)`` the highest density is kept. If it ``stops``, the training ends when a longer one gives a lower density.
+    With ``targets``,
     the averaged weights after these steps are compared instead.
     """
 
@@ -168,7 +176,9 @@ class _Choice:
         lengths: Sequence[float],
         calibrate: Callable[[AutoregressiveModel], None],
         targets: Sequence[int] | None,
+        stops: bool,
     ) -> None:
+        self.stops = stops
         self.candidate, self.config, self.inputs = candidate, config, inputs
         self.valid, self.calibrate, self.targets = valid, calibrate, targets
         self.density, self.weights = -math.inf, dict[str, Tensor]()
@@ -179,7 +189,7 @@ class _Choice:
             return
         needs_annealing = self.targets is None and state.step < self.config.steps
         is_better = self._compare(self._annealed(state) if needs_annealing else state.averaged_model)
-        if self.targets is None and not is_better:
+        if self.stops and not is_better:
             state.stop()
 
     def _annealed(self, state: TrainingState) -> AutoregressiveModel:

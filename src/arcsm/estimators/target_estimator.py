@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from torch import Tensor
 
@@ -26,15 +27,22 @@ class TargetEstimator(TableEstimator):
     """
 
     _joint: DensityEstimator  # of features and targets; the targets are the last columns
+    _members: list[TableModel]  # with the same columns, of which `model_` is the first; none if that is `None`
     model_: TableModel | None
 
-    def _fit_joint(self, X: Any, targets: Table) -> None:
-        """Fit the conditionals of targets ``(N, T)`` given rows ``(N, D)``."""
+    def _fit_joint(self, X: Any, targets: Table, members: int = 1) -> None:
+        """Fit the conditionals of targets ``(N, T)`` given rows ``(N, D)``; members differ in their held-out rows."""
         features = self._validated(X, reset=True)
         check_consistent_length(features, targets)
         joint = _joined(features, targets)
-        self._joint = DensityEstimator(**self.get_params(deep=False))
-        self._joint._fit_table(joint, targets.shape[1])
+        arguments = self.get_params(deep=False)
+        random, joints = check_random_state(self.random_state), list[DensityEstimator]()
+        for _ in range(members):
+            seed = self.random_state if members == 1 else int(random.randint(2**31 - 1))
+            joints.append(DensityEstimator(**{**arguments, "random_state": seed}))
+            joints[-1]._fit_table(joint, targets.shape[1])
+        self._joint = joints[0]
+        self._members = [one.model_ for one in joints if one.model_ is not None]
         self.model_, known = self._joint.model_, self._joint.columns_
         count = features.shape[1]
         if isinstance(features, pd.DataFrame):
