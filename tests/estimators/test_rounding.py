@@ -26,13 +26,14 @@ def test_synthetic_values_have_the_decimals_of_the_table() -> None:
     table["thirds"] = np.round(random.poisson(9.0, 200) / 3.0, 2)
     table["tenths"] = random.poisson(9.0, 200) * 0.1  # 0.30000000000000004 among them
     table["single"] = table["cents"].astype(np.float32)
+    table["ninths"] = np.round(random.normal(size=200), 9)
     density = ScoreDensity(**QUICK).fit(table)
     drawn = density.sample(50)
     found = round_like(table, density.columns_, drawn, fixed=["all"])
     assert found["thirds"].isin(np.round(np.arange(60) / 3.0, 2)).all()
     assert (found["tenths"].isin(table["tenths"]) | ~found["tenths"].round(1).isin(table["tenths"].round(1))).all()
-    for name in ("cents", "single"):
-        assert (found[name] == found[name].round(2)).all()
+    for name, decimals in {"cents": 2, "single": 2, "ninths": 9}.items():
+        assert (found[name] == found[name].round(decimals)).all()
         assert not found[name].equals(drawn[name])
     assert found["single"].dtype == np.float32
     pd.testing.assert_frame_equal(found[["all", "small"]], drawn[["all", "small"]])

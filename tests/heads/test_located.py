@@ -175,6 +175,13 @@ def test_one_noise_level_for_all_values_is_refused(on_a_line: AutoregressiveMode
         objective(on_a_line, torch.randn(5, 3).double())
 
 
+def test_a_context_without_locations_is_refused() -> None:
+    """Its last features would be taken for locations, which objectives do not train."""
+    for context in (arcsm.MADE(2, 5, (8,)), AnyOrder(2, 5, (8, 8), 8)):
+        with pytest.raises(ValueError, match=r"the context gives no locations; AnyOrder\(located=True\) does"):
+            AutoregressiveModel(context, LocatedHead(score_head()), NoiseLadder(2.0, 0.1, 6))
+
+
 def test_half_precision_weights_are_refused(on_a_line: AutoregressiveModel) -> None:
     with pytest.raises(ValueError, match="the linear base of an AnyOrder needs single precision"):
         on_a_line.bfloat16()

@@ -10,7 +10,7 @@ from arcsm.estimators.column_types import Grid
 from arcsm.estimators.continua import Continuous
 from arcsm.estimators.encoder import Columns
 
-_MAX_DECIMALS = 8  # a column with more is not rounded
+_MAX_DECIMALS = 12  # a column with more is not rounded
 _MAX_INSPECTED = 10_000  # different values of a column
 
 
