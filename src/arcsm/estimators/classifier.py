@@ -13,9 +13,8 @@ from sklearn.utils.validation import check_array
 
 from arcsm.data.arrays import without_mask
 from arcsm.estimators.column_types import Array
+from arcsm.estimators.table_config import FEW_ROWS
 from arcsm.estimators.target_estimator import TargetEstimator
-
-_FEW_ROWS = 1_000  # of which several models are fitted
 
 
 class ScoreClassifier(ClassifierMixin, TargetEstimator):
@@ -57,7 +56,7 @@ class ScoreClassifier(ClassifierMixin, TargetEstimator):
         with self._unchanged_on_failure():
             self.classes_, codes = np.unique(labels, return_inverse=True)
             column = pd.Categorical(codes, categories=range(len(self.classes_)))
-            few = 3 if len(labels) < _FEW_ROWS else 1
+            few = 3 if len(labels) < FEW_ROWS else 1
             members = few if isinstance(self.n_estimators, str) else int(self.n_estimators)
             self._fit_joint(X, pd.DataFrame({0: column}), members)
         return self

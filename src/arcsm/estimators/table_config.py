@@ -14,11 +14,12 @@ from arcsm.noise import NoiseLadder
 from arcsm.training.config import TrainConfig
 
 _SIGMA_MAX = 3.0  # standard deviations of a column
+FEW_ROWS = 1_000  # below which a training is soon overfitted
 _FINE_ROWS = 1_000  # from which on a model has sinusoids and fine noise
 _WIDE = 300  # columns
 _MAX_STEPS_OF_TARGETS, _MAX_RATE_OF_TARGETS = 1_500, 5e-3  # of a model of few conditionals
 _MAX_RATE_OF_LEVELS, _DROPOUT_OF_LEVELS, _WEIGHT_DECAY_OF_LEVELS = 2e-3, 0.3, 1.0  # of a model of nominal columns
-_FEW_ROWS, _MAX_RATE_OF_FEW_ROWS = 1_000, 1e-3  # likewise, with fewer training rows
+_MAX_RATE_OF_FEW_ROWS = 1e-3  # likewise, with few training rows
 _MIN_ROWS_FOR_SINUSOIDS = 500  # from which on the head of such a model sees sinusoids
 _MAX_OWN_HEADS = 32  # of nominal columns
 _FINE_RATIO = 1.35  # between noise levels; larger steps of the flow widen conditionals
@@ -108,7 +109,7 @@ class TableConfig:
         With few training rows its head has no sinusoids: they would leave some probability between distant groups. If
         all of these columns are ``nominal``, it learns more slowly and is regularised more: a row says less about them.
         """
-        rate = _MAX_RATE_OF_FEW_ROWS if rows < _FEW_ROWS else _MAX_RATE_OF_LEVELS
+        rate = _MAX_RATE_OF_FEW_ROWS if rows < FEW_ROWS else _MAX_RATE_OF_LEVELS
         return replace(
             self,
             head_sinusoids=self.head_sinusoids if rows >= _MIN_ROWS_FOR_SINUSOIDS else self.sinusoids,

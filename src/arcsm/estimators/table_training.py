@@ -17,7 +17,7 @@ from arcsm.errors import TrainingWarning
 from arcsm.estimators.gaps import gap_dependence
 from arcsm.estimators.level_calibration import calibrate_levels
 from arcsm.estimators.model_columns import ModelColumns
-from arcsm.estimators.table_config import TableConfig
+from arcsm.estimators.table_config import FEW_ROWS, TableConfig
 from arcsm.estimators.table_model import Order, TableModel, with_last
 from arcsm.model import AutoregressiveModel
 from arcsm.training.callbacks import TrainingState
@@ -29,7 +29,7 @@ _MAX_SELECTION_ROWS = 250  # held-out rows that choose weights, noise level and 
 _SELECTION_TOLERANCE = 1e-2  # nats, of a conditional's log density
 _COPIES = 4  # of rows, with different numbers reflected at the ends of their ranges
 _BRANCHES = (0.15, 0.4)  # shares of the steps of a training after which a copy of its model is annealed
-_BRANCHES_OF_FEW, _FEW_ROWS = (0.05, *_BRANCHES), 1_000  # likewise, for fewer training rows
+_BRANCHES_OF_FEW = (0.05, *_BRANCHES)  # likewise, for few training rows
 _LEAST_STEPS = 50  # of the shortest training that is compared
 _BRANCH_STEPS = 0.1  # share of the steps in which the learning rate of a copy falls to zero
 _SNAPSHOTS_OF_TARGETS = (0.05, 0.1, 0.2, 0.4, 0.7)  # likewise, of their averaged weights: branches did not help
@@ -84,14 +84,8 @@ def train_table_model(
     steps = sum(config.max_steps for config in configs)
     cells = list(columns.widths) if choose_level and any(columns.widths) else None
     candidates = list[tuple[float, TableModel]]()
-    some, few = valid[:_MAX_SELECTION_ROWS], len(train) < _FEW_ROWS
-    may_be_short = few and _BRANCHES_OF_FEW[0] * configs[0].max_steps >= _LEAST_STEPS
-    lengths: Sequence[float] = _BRANCHES_OF_FEW if may_be_short else _BRANCHES
-    soon_overfitted = targets is not None and few and all(columns.counts[m] for m in targets)
-    if targets is not None:
-        lengths = _SNAPSHOTS_OF_TARGETS
-        if soon_overfitted:
-            lengths = [share for share in _SNAPSHOTS_OF_FEW if share * configs[0].max_steps >= _LEAST_STEPS]
+    some = valid[:_MAX_SELECTION_ROWS]
+    lengths, stops = _compared_lengths(columns, len(train), configs[0].max_steps, targets)
     rows, held_out_rows = (columns.inputs(part, columns.others(part, shares, random)) for part in (train, some))
     calibrate = partial(_calibrate, rows=rows, held_out=held_out_rows, seed=seed)
     with track("fitting", steps, progress) as work:
@@ -106,7 +100,6 @@ def train_table_model(
             candidate.fine_steps = None if choose_level else config.fine_steps
             candidate.reach, candidate.last = dict(widths), last
             training = config.train_config(columns.widths, seed, device, choose_level)
-            stops = targets is None or soon_overfitted
             choice = _Choice(candidate, training, inputs, some, lengths, calibrate, targets, stops)
             with work.part(config.max_steps), warnings.catch_warnings():
                 if choose_level:  # the best weights are kept, wherever the training ends
@@ -157,14 +150,26 @@ def _calibrate(model: AutoregressiveModel, rows: Tensor, held_out: Tensor, seed:
         calibrate_levels(model, rows.to(model.shift), held_out.to(model.shift), seed)
 
 
+def _compared_lengths(
+    columns: ModelColumns, rows: int, steps: int, targets: Sequence[int] | None
+) -> tuple[Sequence[float], bool]:
+    """Return the fractions of the steps after which models are compared, and whether a worse one ends the training."""
+    few = rows < FEW_ROWS
+    if targets is None:
+        may_be_short = few and _BRANCHES_OF_FEW[0] * steps >= _LEAST_STEPS
+        return _BRANCHES_OF_FEW if may_be_short else _BRANCHES, True
+    if few and all(columns.counts[m] for m in targets):
+        return [share for share in _SNAPSHOTS_OF_FEW if share * steps >= _LEAST_STEPS], True
+    return _SNAPSHOTS_OF_TARGETS, False
+
+
 class _Choice:
     """The choice among trainings of different lengths, and among noise levels.
 
     After fractions ``lengths`` of the steps, a copy of the model is annealed: it is trained until its learning rate is
     zero, as if the training were shorter. Of the models, once they are calibrated, the one that gives held-out rows
-    ``(N, M)`` the highest density is kept. If it ``stops``, the training ends when a longer one gives a lower density.
-    With ``targets``,
-    the averaged weights after these steps are compared instead.
+    ``(N, M)`` the highest density is kept. With ``stops``, the training ends when a longer one gives a lower density.
+    With ``targets``, the averaged weights after these steps are compared instead.
     """
 
     def __init__(
