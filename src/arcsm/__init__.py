@@ -1,5 +1,8 @@
 """arcsm: score-based autoregressive density models."""
 
+import importlib
+from types import ModuleType
+
 from arcsm import data, objectives
 from arcsm._version import __version__
 from arcsm.checking import check
@@ -29,3 +32,15 @@ __all__ = [
     "MixedHead", "NoiseLadder", "NormalisedHead", "PartError", "PixelCNNPP", "ScoreHead", "TrainConfig",
     "TrainingDiverged", "__version__", "check", "data", "fit", "load", "objectives", "register", "save",
 ]  # fmt: skip
+
+_LOADED_WHEN_USED = {"anomaly", "denoise", "estimators", "implicit", "interop", "metrics", "queries"}
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _LOADED_WHEN_USED:
+        return importlib.import_module(f"arcsm.{name}")
+    raise AttributeError(f"module 'arcsm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LOADED_WHEN_USED})

@@ -30,6 +30,11 @@ class SkippedWarning(UserWarning):
     """Part of the input was skipped."""
 
 
+def is_no_number(error: ValueError) -> bool:
+    """Return whether NumPy raised an error because a value, such as text, is no number."""
+    return "could not convert" in str(error)
+
+
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the first stack frame outside this package and torch."""
     frame, level = sys._getframe(1), 2

@@ -352,7 +352,10 @@ class OwnOrders(MADE):
         (lambda model, x: complete(AutoregressiveModel(OwnOrders(3, 4), GaussianHead(4)), x), "OwnOrders, which takes"),
         (lambda model, x: log_prob_given(model, x, 0), "given: expected whole numbers, got 0"),
         (lambda model, x: log_prob_given(model, x, [0.5]), "given: expected whole numbers"),
-        (lambda model, x: Intervals((0, 1)), r"bounds: expected a list of intervals \(low, high\), got \(0, 1\)"),
+        (
+            lambda model, x: Intervals((0, 1)),
+            r"bounds: expected intervals \(low, high\), with -inf or inf for an open end, got \(0, 1\)",
+        ),
         (lambda model, x: complete(model, x, n=0), "n=0"),
         (lambda model, x: complete(model, x, n=1.5), "n=1.5"),
         (lambda model, x: probability(model, {0: Intervals([(0, 1)])}, n=0), "n=0"),

@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
 from arcsm.data.arrays import without_mask
+from arcsm.errors import is_no_number
 from arcsm.estimators.checks import check_numbers, check_same_columns, checked_frame
 from arcsm.estimators.column_types import Grid
 from arcsm.estimators.continua import Continuous
@@ -81,7 +82,7 @@ class TableEstimator(BaseEstimator):
             try:
                 return validate_data(self, X, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan")  # type: ignore[no-any-return]
             except ValueError as error:
-                if "could not convert" in str(error):
+                if is_no_number(error):
                     check_numbers(pd.DataFrame(np.asarray(X, dtype=object)))
                 raise
         validate_data(self, X, reset=reset, skip_check_array=True)

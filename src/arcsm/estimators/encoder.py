@@ -10,7 +10,7 @@ import pandas as pd
 
 from arcsm.data.column_types import ColumnType, has_time_type, is_time, stray_text
 from arcsm.data.row_labels import reason_to_set_aside
-from arcsm.errors import warn
+from arcsm.errors import is_no_number, warn
 from arcsm.estimators.column_inference import infer_column
 from arcsm.estimators.column_types import (
     GRID_TOLERANCE,
@@ -169,7 +169,7 @@ def encode_value(kind: Column, value: Any, near: bool = False) -> float:
     try:
         number = float(kind.encode(repeat(value, 1))[0])
     except ValueError as error:
-        if "could not convert" in str(error):
+        if is_no_number(error):
             raise ValueError(f"expects a number, got {value!r:.60}") from error
         raise
     if math.isnan(number) or not (kind.allows(number, value) or (near and _is_near(kind, number))):

@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from arcsm.data.arrays import without_mask
 from arcsm.data.column_types import TIME_TYPES
+from arcsm.errors import is_no_number
 from arcsm.estimators.column_types import Array
 from arcsm.estimators.predictive_distribution import PredictiveDistribution
 from arcsm.estimators.target_conditionals import target_conditionals
@@ -66,7 +67,7 @@ class ScoreRegressor(RegressorMixin, TargetEstimator):
         try:
             targets = check_array(y, dtype=np.float64, ensure_2d=False, ensure_min_samples=0, input_name="y")
         except ValueError as error:
-            if "could not convert" in str(error):
+            if is_no_number(error):
                 raise ValueError(f"y: expected numbers ({error}); labels are for ScoreClassifier") from error
             raise
         if targets.ndim not in (1, 2):

@@ -23,8 +23,8 @@ ScoreAndDerivative = tuple[Tensor, Tensor]
 class Head(nn.Module, ABC):
     """A one-dimensional conditional :math:`q_\\sigma(x_d \\mid c_d)`, defined by its score.
 
-    A head of your own sets ``context_features``, stores each argument of its constructor as an attribute of the same
-    name, and implements two methods:
+    The constructor of a head of your own has an argument ``context_features``, as those of all heads do. It stores each
+    argument as an attribute of the same name. Two methods are to be implemented:
 
     - :meth:`project` maps a context to a *projection*: the part of the work that many values share.
     - :meth:`projected_score_and_derivative` maps projections and values to scores. They must broadcast: projections
@@ -47,14 +47,19 @@ class Head(nn.Module, ABC):
 
     Example:
         >>> import torch
-        >>> class UnitGaussianHead(Head):  # unit variance; the context is the mean
-        ...     context_features = 1
+        >>> import arcsm
+        >>> @arcsm.register
+        ... class UnitGaussianHead(Head):  # unit variance; the first feature of the context is the mean
+        ...     def __init__(self, context_features: int = 1) -> None:
+        ...         super().__init__()
+        ...         self.context_features = context_features
         ...     def project(self, context):
-        ...         return context
+        ...         return context[..., :1]
         ...     def projected_score_and_derivative(self, projection, x, sigma=None):
         ...         precision = 1.0 / (1.0 + (0.0 if sigma is None else sigma**2))
         ...         s = (projection[..., 0] - x) * precision
         ...         return s, torch.zeros_like(s) - precision
+        >>> arcsm.check(UnitGaussianHead())
         >>> s, ds = UnitGaussianHead().score_and_derivative(torch.zeros(2, 1), torch.tensor([0.5, 1.0]))
         >>> s.tolist(), ds.tolist()
         ([-0.5, -1.0], [-1.0, -1.0])

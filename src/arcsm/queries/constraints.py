@@ -57,7 +57,9 @@ class Intervals(Constraint):
         try:
             ordered = tuple(sorted((float(low), float(high)) for low, high in self.bounds))
         except (TypeError, ValueError):
-            raise ValueError(f"bounds: expected a list of intervals (low, high), got {self.bounds!r:.60}") from None
+            raise ValueError(
+                f"bounds: expected intervals (low, high), with -inf or inf for an open end, got {self.bounds!r:.60}"
+            ) from None
         object.__setattr__(self, "bounds", ordered)
         if not ordered:
             raise ValueError("bounds: expected at least one interval, got none")
