@@ -31,6 +31,14 @@ def test_samples_are_written_as_picture_array_and_table(image_run: Path, table_r
     assert np.array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
 
 
+def test_samples_do_not_replace_the_training_table(table_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = table_run.parent / "data.csv"
+    before = data.read_bytes()
+    assert call("sample", table_run, "-n", 6, "--out", data) == 1
+    assert f"--out {data}: is read, too; give another file" in capsys.readouterr().err.replace("\n", " ")
+    assert data.read_bytes() == before
+
+
 def test_samples_and_scores_hold_no_formulas(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, data = tmp_path / "model.safetensors", tmp_path / "data.csv"
     arcsm.save(model_of_columns("=1+1", "b"), model)

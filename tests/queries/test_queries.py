@@ -366,6 +366,10 @@ class OwnOrders(MADE):
         (lambda model, x: complete(model, x, constraints={0: Levels((0,))}), "expected intervals for a numeric column"),
         (lambda model, x: complete(model, x, constraints={2: Intervals([(0, 1)])}), "expected levels for a nominal"),
         (lambda model, x: complete(model, x, constraints={2: Levels((0, 3))}), "levels: expected numbers from 0 to 2"),
+        (
+            lambda model, x: probability(model, {9: Intervals([(0, 1)])}),
+            "constraints: expected columns from 0",
+        ),
         (lambda model, x: complete(model, x, constraints={3: Levels((0,))}), "expected columns from 0 to 2, got 3"),
         (lambda model, x: complete(model, x.nan_to_num(), constraints={0: Intervals([(0, 1)])}), "column 0 is known"),
         (lambda model, x: complete(model, x, order=(0, 1)), "order: expected integers"),

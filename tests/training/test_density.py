@@ -89,7 +89,9 @@ def test_mix_requires_a_ladder() -> None:
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize("changes", [{"objective": "ssm"}, {"objective": "sm"}, {"objective": "dsm", "sigma": 0.1}])
+@pytest.mark.parametrize(
+    "changes", [{"objective": "ssm"}, {"objective": "sm"}, {"objective": "mle"}, {"objective": "dsm", "sigma": 0.1}]
+)
 def test_objectives_of_one_noise_level_warn_about_a_ladder(changes: dict[str, object]) -> None:
     with pytest.warns(TrainingWarning, match="trains one noise level of the model's 5"):
         fit(small_density(), correlated_rows(), config=short_config(steps=1, **changes))

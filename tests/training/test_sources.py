@@ -236,6 +236,7 @@ def test_an_ended_iterator_resumes_as_finished(tmp_path: Path) -> None:
 BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "a mapping": ({"x": X}, {}, "x_train: expected a tensor, a Dataset or an iterable of batches, got dict"),
     "text": ("abc", {}, "x_train: expected a tensor, a Dataset or an iterable of batches, got str"),
+    "settings": (TrainConfig(), {}, "x_train: expected rows, got a TrainConfig; give it as config="),
     "a pair": ((X, VECTORS), {}, "x_train: got a tuple of two; pass the conditions apart, or give a list of batches"),
     "a list of numbers": (X.tolist(), {}, r"x_train: expected a tensor \(N, 2\), got list"),
     "another width": (TensorDataset(X[:, :1]), {}, r"x_train: expected a tensor \(N, 2\), got \(300, 1\)"),

@@ -53,6 +53,7 @@ from arcsm.data import ReadOptions, save_images, scale_images, unscale_images, w
 from arcsm.data.table import check_header, check_reserved_columns
 from arcsm.model import load
 from arcsm.reports.pictures import sample_picture
+from arcsm.training.runs import training_file
 
 app = Typer()
 
@@ -90,6 +91,7 @@ def sample(
     if out.suffix == "" and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out}: already exists; choose a new or an empty folder")
     check_writable(out / "0.png" if out.suffix == "" else out)
+    check_separate({"--out": out}, [path] if (path := training_file(run)) else ())
     if out.suffix == ".csv":
         check_header(column_names(model))
     started = time.monotonic()

@@ -19,6 +19,7 @@ from arcsm.experiments.comparisons import confidence_interval
 from arcsm.experiments.descent import descend
 from arcsm.experiments.peers import import_zuko
 from arcsm.experiments.toys import ToyRows, toy_rows
+from arcsm.objectives import mle
 from arcsm.reports.plots import BLUE, GREY, ORANGE, open_panels
 from arcsm.training.optimization import averaging
 
@@ -139,7 +140,9 @@ def _scores(run: Study[ToysNll], toy: str, seed: int) -> Result:
             learning_rate=settings.mle_learning_rate, ema=settings.mle_ema, standardise="none", seed=seed,
             device=str(run.device),
         )  # fmt: skip
-        fit(model, rows.train, config=config)
+        fit(
+            model, rows.train, config=config, objective=mle
+        )  # by name, it would warn that it tunes one level of several
         seconds += time.monotonic() - start
         results[TUNED] = _evaluate(run, quadrature, rows, seconds, size)
     return results

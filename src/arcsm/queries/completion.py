@@ -162,6 +162,7 @@ def probability(
     if not constraints:
         raise ValueError("constraints: expected at least one column")
     check_size("probability", n=n)
+    _check_columns(constraints, model.features, "constraints")
     known = torch.full((1, model.features), torch.nan) if x is None else x
     given = given or {}
 
@@ -233,10 +234,9 @@ def _draw(
     """
     context = every_order(model)
     check_size("complete", n=n)
-    if not isinstance(last, Collection) or any(
-        not isinstance(d, Integral) or not 0 <= d < model.features for d in last
-    ):
+    if not isinstance(last, Collection):
         raise ValueError(f"last: expected columns from 0 to {model.features - 1}, got {last!r:.60}")
+    _check_columns(last, model.features, "last")
     z = model.standardise(x)
     if z.ndim != 2:
         raise ValueError(f"x: expected rows (N, {model.features}), got {tuple(x.shape)}")
@@ -328,11 +328,16 @@ def _common(
     return found
 
 
+def _check_columns(columns: Collection[int], features: int, name: str) -> None:
+    unknown = [d for d in columns if not isinstance(d, Integral) or not 0 <= d < features]
+    if unknown:
+        raise ValueError(f"{name}: expected columns from 0 to {features - 1}, got {unknown[0]!r:.60}")
+
+
 def _check_constraints(z: Tensor, constraints: Mapping[int, Constraint], targets: Sequence[int], name: str) -> None:
     """Check that constraints belong to columns that are unknown in all rows ``z (N, D)``."""
+    _check_columns(constraints, z.shape[1], name)
     for d, constraint in constraints.items():
-        if not isinstance(d, Integral) or not 0 <= d < z.shape[1]:
-            raise ValueError(f"{name}: expected columns from 0 to {z.shape[1] - 1}, got {d!r:.60}")
         if not isinstance(constraint, Constraint):
             raise ValueError(f"{name}: expected Intervals or Levels for column {d}, got {constraint!r:.60}")
         if not bool(z[:, d].isnan().all()):

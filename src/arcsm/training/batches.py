@@ -14,6 +14,7 @@ from arcsm._runtime.conditions import Condition
 from arcsm._runtime.random import fold_in
 from arcsm.model import AutoregressiveModel
 from arcsm.training import data
+from arcsm.training.config import TrainConfig
 from arcsm.training.purposes import Purpose
 
 #: Rows: a tensor, an array, a :class:`RowStream`, a map-style ``Dataset``, or an iterable of batches. Items of the last
@@ -46,7 +47,9 @@ def is_dataset(x: object) -> bool:
 
 
 def as_batches(x: Any, name: str) -> Iterable[Any]:
-    """Return an iterable of batches; reject mappings, text and a pair that may be rows with conditions."""
+    """Return an iterable of batches; reject mappings, text, settings and a pair that may be rows with conditions."""
+    if isinstance(x, TrainConfig):
+        raise ValueError(f"{name}: expected rows, got a TrainConfig; give it as config=...")
     if isinstance(x, Mapping | str | bytes):
         raise ValueError(f"{name}: expected a tensor, a Dataset or an iterable of batches, got {type(x).__name__}")
     if isinstance(x, tuple) and len(x) == 2 and not isinstance(x[0], list | tuple):

@@ -125,7 +125,7 @@ def check_objective(model: AutoregressiveModel, config: TrainConfig) -> None:
     default = TrainConfig.model_fields["mix"].default
     if config.objective == "csm" and model.noise is None and config.mix not in (1.0, default):
         raise ValueError(f"mix: a model without a noise ladder is trained with mix=1, got {config.mix}")
-    one_level = config.objective in ("ssm", "sm") or (config.objective == "dsm" and config.sigma is not None)
+    one_level = config.objective in ("ssm", "sm", "mle") or (config.objective == "dsm" and config.sigma is not None)
     if one_level and isinstance(model.head, ScoreHead) and model.noise is not None and model.noise.levels > 1:
         warn(
             f"{config.objective} trains one noise level of the model's {model.noise.levels}, but by default its "

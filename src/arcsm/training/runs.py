@@ -167,6 +167,14 @@ def finished_config(folder: Path, schema: type[C]) -> C:
     return read_config(path, schema)
 
 
+def training_file(folder: Path) -> Path | None:
+    """Return the file or folder of a run's data, if there is a run and its configuration names one."""
+    path = run_config_path(folder)
+    data = parse_tree(read_text(path), str(path)).get("data") if path.is_file() else None
+    name = data.get("path") if isinstance(data, dict) else None
+    return Path(name) if isinstance(name, str) else None
+
+
 def is_finished(folder: Path) -> bool:
     """Return whether a folder holds a model."""
     return (folder / WEIGHTS_NAME).is_file()
