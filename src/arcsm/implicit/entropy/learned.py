@@ -135,8 +135,8 @@ class AutoregressiveScore(LearnedScore):
         model: Model of the latents in the sampler's order, conditioned on the inputs.
         objective: ``"csm"`` (composite score matching) or ``"ssm"`` (sliced, Gaussian projections, the square in
             closed form).
-        learning_rate: Learning rate of RMSProp. Default: the paper's for MNIST (Appendix D.4), 2e-4 for CSM and 1e-3
-            for SSM.
+        learning_rate: Learning rate of RMSProp. The paper has 2e-4 for CSM and 1e-3 for SSM, in the long trainings of
+            large networks on MNIST (Appendix D.4).
         mix: Weight of CSM for a model with a noise ladder, otherwise 1; see :func:`arcsm.objectives.csm`.
         slices: Projections of each sample, for SSM.
         embed: Network that maps inputs to the model's condition, trained jointly.
@@ -148,7 +148,7 @@ class AutoregressiveScore(LearnedScore):
         self,
         model: AutoregressiveModel,
         objective: Literal["csm", "ssm"] = "csm",
-        learning_rate: float | None = None,
+        learning_rate: float = 2e-3,
         mix: float | Literal["auto"] = 1.0,
         slices: int = 1,
         embed: nn.Module | None = None,
@@ -157,8 +157,7 @@ class AutoregressiveScore(LearnedScore):
             raise ValueError(f'objective: expected "csm" or "ssm", got {objective!r}')
         if mix != 1.0 and (model.noise is None or objective == "ssm"):
             raise ValueError(f"mix: expected 1 for ssm and for a model without a noise ladder, got {mix}")
-        default = 2e-4 if objective == "csm" else 1e-3
-        super().__init__(model, default if learning_rate is None else learning_rate, slices, embed)
+        super().__init__(model, learning_rate, slices, embed)
         self.model, self.objective, self.mix = model, objective, mix
 
     def _loss(self, z: Tensor, condition: Tensor | None, generator: torch.Generator | None) -> Tensor:
