@@ -32,7 +32,7 @@ def small(features: int = 4, **options: Any) -> AnyOrder:
     context = AnyOrder(features, 3, (8, 8), 6, **options)
     with torch.no_grad():
         for name, parameter in context.named_parameters():
-            if name.endswith("bias") or name in ("values.presence", "residual_weight"):
+            if name.endswith("bias") or name.endswith(("values.presence", "residual_weight")):
                 parameter.normal_()
     context = context.double()
     if context.base is not None:
@@ -52,7 +52,8 @@ def contexts_and_orders(draw: st.DrawFn) -> tuple[AnyOrder, tuple[int, ...]]:
     condition = draw(st.sampled_from(sorted(CONDITIONS)))
     located = draw(st.booleans())
     sinusoids = draw(st.integers(0, 2))
-    context = small(features, sinusoids=sinusoids, max_frequency=3.0, located=located, **CONDITIONS[condition])
+    options = {"sinusoids": sinusoids, "max_frequency": 3.0, "small_sets": draw(st.integers(0, max(0, features - 2)))}
+    context = small(features, located=located, **options, **CONDITIONS[condition])
     return context, tuple(draw(st.permutations(range(features))))
 
 
@@ -99,7 +100,7 @@ def test_permuting_the_columns_and_the_order_together_changes_nothing() -> None:
     context, permuted = small(), small()
     columns, order = torch.tensor([2, 0, 3, 1]), (3, 1, 0, 2)
     weights = context.state_dict()
-    for name in ("values.weight", "values.bias", "values.presence", "output_weight", "output_bias"):
+    for name in ("values.weight", "values.bias", "values.presence", "network.output_weight", "network.output_bias"):
         weights[name] = weights[name][columns]
     permuted.load_state_dict(weights)
     x = rows(5, 4)
@@ -131,10 +132,11 @@ def test_a_state_answers_for_any_set_of_known_values() -> None:
 # Training ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("small_sets", [0, 1, 2])
 @pytest.mark.parametrize("located", [False, True])
-def test_training_predicts_the_values_outside_of_a_random_set(located: bool) -> None:
+def test_training_predicts_the_values_outside_of_a_random_set(located: bool, small_sets: int) -> None:
     torch.manual_seed(0)
-    context, x = small(located=located), rows(40, 4)
+    context, x = small(located=located, small_sets=small_sets), rows(40, 4)
     x[torch.rand_like(x) < 0.2] = torch.nan
     terms = context.training_terms(x, generator=torch.Generator().manual_seed(1))
     assert terms.position is not None
@@ -156,10 +158,10 @@ def test_training_predicts_the_values_outside_of_a_random_set(located: bool) -> 
             torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-13)
 
 
-@pytest.mark.parametrize("missing", [False, True])
-def test_the_training_loss_is_unbiased_for_the_mean_over_all_orders(missing: bool) -> None:
+@pytest.mark.parametrize(("missing", "small_sets"), [(False, 0), (True, 0), (False, 1)])
+def test_the_training_loss_is_unbiased_for_the_mean_over_all_orders(missing: bool, small_sets: int) -> None:
     torch.manual_seed(0)
-    model = AutoregressiveModel(small(3), GaussianHead(3).double()).double()
+    model = AutoregressiveModel(small(3, small_sets=small_sets), GaussianHead(3).double()).double()
     x = rows(1, 3)
     if missing:
         x[0, 1] = torch.nan
@@ -170,6 +172,59 @@ def test_the_training_loss_is_unbiased_for_the_mean_over_all_orders(missing: boo
     error = batches.std() / math.sqrt(len(batches))
     assert error < 0.01 * exact.abs()
     assert (batches.mean() - exact).abs() < 4.0 * error
+
+
+def test_training_of_small_sets_is_that_of_the_first_values_of_all_orders() -> None:
+    torch.manual_seed(0)
+    model = AutoregressiveModel(small(4), GaussianHead(3).double()).double()
+    x, generator = rows(1, 4), torch.Generator().manual_seed(0)
+    with model.context.small_sets_only(1):
+        batches = torch.stack([mle(model, x.expand(500, 4), generator=generator) for _ in range(40)])
+    orders = torch.tensor(list(itertools.permutations(range(4))))
+    terms = model.log_prob(x.expand(len(orders), 4), order=orders, reduce=False).gather(1, orders[:, :2])
+    exact, error = -terms.sum(1).mean(), batches.std() / math.sqrt(len(batches))
+    assert error < 0.01 * exact.abs()
+    assert (batches.mean() - exact).abs() < 4.0 * error
+
+
+def test_training_of_small_sets_leaves_the_contexts_of_larger_ones() -> None:
+    torch.manual_seed(0)
+    context, x = small(5), rows(64, 5)
+    model = AutoregressiveModel(context, GaussianHead(3).double()).double()
+    before, others = context(x), {name: weight.clone() for name, weight in context.named_parameters()}
+    model.head.requires_grad_(False)
+    with context.small_sets_only(2):
+        torch.testing.assert_close(context(x), before, rtol=0.0, atol=1e-13)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.Adam(trained, 0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            mle(model, x).backward()
+            optimizer.step()
+    after = context(x)
+    assert (after - before)[:, :3].abs().amin((0, 2)).min() > 0.0
+    assert torch.equal(after[:, 3:], before[:, 3:])
+    assert all(torch.equal(others[name], weight) for name, weight in context.named_parameters() if name in others)
+    assert all(weight.requires_grad for weight in context.parameters())
+
+
+@pytest.mark.parametrize("order", [None, (3, 1, 0, 2)])
+def test_a_program_and_vmap_choose_the_network_by_the_size_of_the_set(order: tuple[int, ...] | None) -> None:
+    torch.manual_seed(0)
+    context = small(4, small_sets=1, order=order).float()
+    model, x = AutoregressiveModel(context, GaussianHead(3)), torch.randn(6, 4)
+    expected = model.score(x)
+    for found, wanted in zip(export_scorer(model).module()(x), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0.0, atol=1e-5)
+    torch.testing.assert_close(torch.func.vmap(context)(x), context(x), rtol=0.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("small_sets", [3, -1, 0.5])
+def test_a_network_that_no_set_has_is_an_error(small_sets: Any) -> None:
+    with pytest.raises(ValueError, match="small_sets"):
+        AnyOrder(4, 3, (8, 8), 6, small_sets=small_sets)
+    with pytest.raises(ValueError, match="small_sets"), AnyOrder(4, 3, (8, 8), 6).small_sets_only(small_sets):
+        pass
 
 
 @pytest.mark.parametrize("share", [0.4, 1.0])
@@ -217,10 +272,10 @@ def test_gradients_of_single_rows_by_vmap_are_those_of_each_row() -> None:
     x = rows(5, 4)
 
     def loss(row: Tensor, bias: Tensor) -> Tensor:
-        weights = {**dict(model.named_parameters()), "context.first.bias": bias}
+        weights = {**dict(model.named_parameters()), "context.network.first.bias": bias}
         return torch.func.functional_call(_Loss(model), {f"model.{n}": w for n, w in weights.items()}, (row,))
 
-    bias = model.context.first.bias.detach()
+    bias = model.context.network.first.bias.detach()
     gradients = torch.func.vmap(torch.func.grad(loss, 1), (0, None), randomness="different")(x, bias)
     assert gradients.shape == (5, *bias.shape)
     assert bool(torch.isfinite(gradients).all())
@@ -428,10 +483,11 @@ def test_contexts_do_not_grow_with_hidden_layers() -> None:
     x = torch.randn(5, 3, dtype=torch.float64)
     with torch.no_grad():
         before = context(x)
-        for parameter in (context.layers[0].weight, context.layers[0].bias, context.first.weight, context.first.bias):
+        network = context.network
+        for parameter in (network.layers[0].weight, network.layers[0].bias, network.first.weight, network.first.bias):
             parameter.mul_(1000.0)
         grown = context(x)
-    bound = context.output_weight.norm(dim=1).max() * 4.0 + context.output_bias.abs().max()
+    bound = network.output_weight.norm(dim=1).max() * 4.0 + network.output_bias.abs().max()
     assert grown.abs().max() <= bound
     assert grown.norm() < 3.0 * before.norm()
 

@@ -1,12 +1,13 @@
 """One network for every order of the dimensions: orderless NADE."""
 
+import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arcsm._runtime.conditions import Condition
@@ -16,10 +17,9 @@ from arcsm.contexts.base import Context, Order, TrainingTerms
 from arcsm.contexts.known_sets import draw_sets, sum_before, weights_of_sets
 from arcsm.contexts.linear_base import LinearBase, OnLine
 from arcsm.contexts.parents import Parents
+from arcsm.contexts.set_network import SetNetwork
 from arcsm.contexts.value_embedding import ValueEmbedding
 from arcsm.errors import readable
-
-_SMALLEST_MEAN_SQUARE = 1e-6  # of a hidden layer, from which on it is normalised
 
 
 @dataclass
@@ -30,7 +30,7 @@ class AnyOrderState:
     position: int
     total: Tensor  # (B, E)
     count: Tensor  # (B,)
-    condition_term: Tensor  # (B, 2 H), of the first and of the last hidden layer
+    condition_terms: list[Tensor]  # (B, 2 H) for each network
     batch_shape: tuple[int, ...]
     absent: dict[int, Tensor] = field(default_factory=dict)  # rows (B,) in which a dimension has no value
     x: Tensor | None = None  # (B, D), the known values, NaN for others; only for the linear base
@@ -96,6 +96,9 @@ class AnyOrder(Context):
             the dimension from the known values, where it is nearly exact, and else 0; a :class:`LocatedHead` models
             what it leaves. The network also sees how far each known value is from its prediction by the others, in
             units of the error. :func:`arcsm.fit` estimates the correlations.
+        small_sets: Sets of at most this many values have a network :math:`g` of their own, of the same size; 0 for
+            none. What one or two values tell is learned last, after larger sets are overfitted; see
+            :meth:`small_sets_only`.
 
     Example:
         >>> context = AnyOrder(features=3, context_features=2, hidden_features=(8, 8))
@@ -128,11 +131,12 @@ class AnyOrder(Context):
         sinusoid_decay: float = 0.0,
         balance: float = 0.0,
         located: bool = False,
+        small_sets: int = 0,
     ) -> None:
         super().__init__()
         self.located = bool(located)
         self.network_features = context_features - 2 * self.located
-        self.features, self.context_features = features, context_features
+        self.features, self.context_features, self.small_sets = features, context_features, small_sets
         self.hidden_features = whole_numbers("hidden_features", hidden_features)
         self.embedding_features = embedding_features
         self.sinusoids, self.max_frequency, self.dropout = sinusoids, float(max_frequency), float(dropout)
@@ -153,23 +157,20 @@ class AnyOrder(Context):
             raise ValueError(f"order: expected a permutation of range({features}), got {self.order!r:.60}")
         self._parents.check_order(torch.tensor(self.order))
 
-        width = self.hidden_features[0]
         self.values = ValueEmbedding(
             self.levels, embedding_features, sinusoids, self.max_frequency, self.ordered, self.sinusoid_decay
         )
-        self.first = nn.Linear(embedding_features, width)
-        self.linear = nn.Linear(embedding_features, width, bias=False)
-        nn.init.zeros_(self.linear.weight)
-        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in self.hidden_features[1:])
-        self.output_weight = nn.Parameter(torch.randn(features, width, self.network_features) / math.sqrt(width))
-        self.output_bias = nn.Parameter(torch.zeros(features, self.network_features))
+        self.network = self._new_network()
+        self.network_of_few = self._new_network() if small_sets else None
         self.base = LinearBase(features) if self.located else None
-        self.residual_weight = nn.Parameter(torch.zeros(features, 2 * width)) if self.located else None
-        self.condition = self.condition_layer(width) if self.is_conditional else None
-        self.linear_condition = self.condition_layer(width) if self.is_conditional else None
-        if self.linear_condition is not None:
-            for parameter in self.linear_condition.parameters():
-                nn.init.zeros_(parameter)
+        self._trains_few = False
+
+    def _new_network(self) -> SetNetwork:
+        shape, condition_layer = (self.features, self.network_features), self.condition_layer
+        return SetNetwork(
+            shape, self.embedding_features, self.hidden_features, self.dropout, self.located,
+            condition_layer if self.is_conditional else None,
+        )  # fmt: skip
 
     def _check_sizes(self) -> None:
         sizes = {"features": self.features, "context_features": self.context_features}
@@ -177,6 +178,7 @@ class AnyOrder(Context):
         if self.network_features < 1:
             raise ValueError(f"context_features: expected at least 3 if located, got {self.context_features}")
         check_size("AnyOrder", least=0, sinusoids=self.sinusoids)
+        self._check_small_sets(self.small_sets, least=0)
         if not self.hidden_features or len(set(self.hidden_features)) > 1:
             raise ValueError(f"hidden_features: expected layers of one width, got {self.hidden_features}")
         if len(self.levels) != self.features:
@@ -195,6 +197,14 @@ class AnyOrder(Context):
             raise ValueError(f"balance: expected a number from 0 to 1, got {self.balance}")
         if not 0.0 <= self.sinusoid_decay < math.inf:
             raise ValueError(f"sinusoid_decay: expected a finite number of at least 0, got {self.sinusoid_decay}")
+
+    def _check_small_sets(self, small_sets: int, least: int = 1) -> None:
+        check_size("AnyOrder", least=least, small_sets=small_sets)
+        most = max(0, self.features - 2)
+        if small_sets > most:
+            raise ValueError(
+                f"small_sets: expected at most {most}, as other sets need a network, too, got {small_sets}"
+            )
 
     def _check_targets(self) -> None:
         chosen = set(self.targets)
@@ -278,13 +288,39 @@ class AnyOrder(Context):
     def _contexts(
         self, total: Tensor, count: Tensor, condition: Condition | None, shape: Sequence[int], on_line: OnLine | None
     ) -> Tensor:
-        """Return the contexts ``(*, D, C)`` of dimensions with their own sets, ``total (B, D, E)`` and ``count``."""
-        term = self._with_residuals(self._condition_term(condition, shape).unsqueeze(-2), on_line)
-        hidden = self._hidden(total, count, term)  # (B, D, H)
-        contexts = torch.baddbmm(self.output_bias.unsqueeze(1), hidden.transpose(0, 1), self.output_weight)  # (D, B, C)
-        contexts = contexts.transpose(0, 1)
+        """Return contexts ``(*, D, C)`` of dimensions, given sets with ``total (B, D, E)`` and ``count (B, D, 1)``."""
+        condition = self.embed_condition(condition, shape)
+
+        def of(network: SetNetwork, dimensions: Tensor | None = None) -> Tensor:  # (B, D, C), or of some dimensions
+            part = slice(None) if dimensions is None else dimensions
+            term = network.condition_term(condition, total.shape[0]).unsqueeze(1)
+            term = self._with_residuals(network, term, None if on_line is None else on_line.residuals[:, part])
+            return network.of_each(network.hidden(total[:, part], count[:, part], term), dimensions)
+
+        contexts = of(self.network) if self.network_of_few is None else self._by_dimension(count, of)
         contexts = contexts if on_line is None else _located(contexts, on_line.pairs)
         return contexts.reshape(*shape, self.features, self.context_features)
+
+    def _by_dimension(self, count: Tensor, of: Callable[..., Tensor]) -> Tensor:
+        """Return contexts by the network for each set's size, ``count (B, D, 1)``; each sees the dimensions it must."""
+        few, networks = count <= self.small_sets, (self.network_of_few, self.network)
+        if readable(few) is not few:  # in a transform or a compiled graph, whose shapes cannot depend on values
+            return torch.where(few, of(networks[0]), of(networks[1]))
+        parts = []
+        for network, is_needed in zip(networks, (few.any(0), ~few.all(0)), strict=True):
+            dimensions = is_needed[:, 0].nonzero()[:, 0]
+            found = of(network, dimensions)
+            parts.append(found.new_zeros(*few.shape[:2], self.network_features).index_copy(1, dimensions, found))
+        return torch.where(few, parts[0], parts[1])
+
+    def _by_size(self, count: Tensor, of: Callable[[SetNetwork], Tensor]) -> Tensor:
+        """Return contexts by the network for the size of each set, which broadcast with ``count``."""
+        if self.network_of_few is None:
+            return of(self.network)
+        few = count <= self.small_sets
+        if readable(few) is few and bool(few.all() | ~few.any()):
+            return of(self.network_of_few if bool(few.all()) else self.network)
+        return torch.where(few, of(self.network_of_few), of(self.network))
 
     def training_terms(self, x: Tensor, condition: Condition | None = None, generator: Source = None) -> TrainingTerms:
         """Return the conditionals of a random set of known values for each row ``(B, D)``.
@@ -304,6 +340,8 @@ class AnyOrder(Context):
         sets then come from few rows. ``balance`` limits the loss: the weight has a power of at most 1, such that their
         effective number stays at least the fraction ``1 - balance / 2``.
 
+        Within :meth:`small_sets_only`, sizes are uniform on 0 to ``small_sets``, and the sum is that of the first
+        values.
         With ``targets``, all of this is about them: :math:`m` is the number of known ones, and the other values that a
         set has come before them in every order.
         """
@@ -312,20 +350,26 @@ class AnyOrder(Context):
         is_target = None
         if len(self.targets) < self.features:
             is_target = torch.tensor([d in self.targets for d in range(self.features)], device=x.device)
-        total, size, known = draw_sets(x, self._parents, is_target, self.complete_share, generator)
+        most = self.small_sets if self._trains_few else None
+        total, size, known = draw_sets(x, self._parents, is_target, self.complete_share, generator, most)
         present = ~x.isnan() if is_target is None else ~x.isnan() & is_target
         for d, parent in self._parents.of.items():
             present[:, d] &= x[:, parent] < 0.5
         known_values = known.to(vectors) * is_value
         sums = torch.bmm(known_values.unsqueeze(1), vectors)[:, 0]  # (B, E)
         on_line = None if self.base is None else self.base(x, known_values)
-        term = self._with_residuals(self._condition_term(condition, x.shape[:-1]), on_line)
-        hidden = self._hidden(sums, known_values.sum(1, keepdim=True), term)  # (B, H)
-        weight = self.output_weight.transpose(1, 2).flatten(0, 1)  # (D * C, H)
-        contexts = F.linear(hidden, weight, self.output_bias.flatten()).view(-1, self.network_features)  # (B * D, C)
+        count, condition = known_values.sum(1, keepdim=True), self.embed_condition(condition, x.shape[:-1])
+
+        def of(network: SetNetwork) -> Tensor:
+            residuals = None if on_line is None else on_line.residuals[:, 0]  # of the one set of a row
+            term = self._with_residuals(network, network.condition_term(condition, x.shape[0]), residuals)
+            return network.of_all(network.hidden(sums, count, term))  # (B, D, C)
+
+        contexts = self._by_size(count.unsqueeze(-1), of).flatten(0, 1)  # (B * D, C)
         if on_line is not None:
             contexts = _located(contexts, on_line.pairs.view(-1, 2))
-        share = (total / (total - size).clamp(min=1)).to(x)  # (B, 1)
+        sizes = total if most is None else total.clamp(max=most + 1)
+        share = (sizes / (total - size).clamp(min=1)).to(x)  # (B, 1)
         if self.balance:
             share = share * weights_of_sets(total, size, self.features, 1.0 - 0.5 * self.balance)
         share = share.expand_as(x).flatten()
@@ -337,37 +381,47 @@ class AnyOrder(Context):
         chosen = predicted.nonzero()[:, 0]  # (N,)
         return TrainingTerms(contexts[chosen], chosen, share[chosen])
 
+    @contextmanager
+    def small_sets_only(self, small_sets: int) -> Iterator[None]:
+        """Within the block, training draws sets of at most this many values, and changes only their network.
+
+        This network begins as a copy of the one that the others have.
+
+        Example:
+            >>> context = AnyOrder(features=5, context_features=2, hidden_features=(8, 8))
+            >>> with context.small_sets_only(2):
+            ...     trained = [name for name, weight in context.named_parameters() if weight.requires_grad]
+            >>> all(name.startswith("network_of_few") for name in trained)
+            True
+        """
+        self._check_small_sets(small_sets)
+        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        self.small_sets, self.network_of_few = small_sets, copy.deepcopy(self.network)
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        self._trains_few = True
+        try:
+            yield
+        finally:
+            self._trains_few = False
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+
     def _embed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return vectors of the values ``x (B, D)``, zero for those that sets leave out, and 1 for each other one."""
         is_missing = self._parents.left_out(x)
         known = (~is_missing).to(x)
         return self.values(torch.where(is_missing, 0.0, x)) * known.unsqueeze(-1), known  # (B, D, E), (B, D)
 
-    def _condition_term(self, condition: Condition | None, shape: Sequence[int]) -> Tensor:
-        """Return what the condition adds to the first and to the last hidden layer, ``(B, 2 H)``."""
-        condition = self.embed_condition(condition, shape)
-        width = 2 * self.hidden_features[0]
-        if self.condition is None or self.linear_condition is None:
-            return self.first.weight.new_zeros(()).expand(math.prod(shape), width)
-        return torch.cat([self.condition(condition), self.linear_condition(condition)], -1).reshape(-1, width)
-
-    def _with_residuals(self, term: Tensor, on_line: OnLine | None) -> Tensor:
-        """Return the ``term (B, 2 H)`` or ``(B, 1, 2 H)`` of the hidden layers with that of residuals on lines."""
-        if on_line is None or self.residual_weight is None or self.base is None:
+    def _with_residuals(self, network: SetNetwork, term: Tensor, residuals: Tensor | None) -> Tensor:
+        """Return the ``term (*, 2 H)`` of the hidden layers with that of residuals on lines ``(*, K)``."""
+        if residuals is None or self.base is None:
             return term
-        residuals = on_line.residuals if term.ndim == 3 else on_line.residuals[:, 0]  # of the one set of a row
-        weight = self.residual_weight[list(self.base.index)] * self.embedding_features**-0.5  # learned as slowly as A
-        return term + residuals @ weight
+        return term + network.residual_term(residuals, list(self.base.index))
 
-    def _hidden(self, total: Tensor, count: Tensor, condition_term: Tensor) -> Tensor:
-        """Return the last hidden layer of sets with ``total (*, E)`` and ``count (*, 1)``, ``(*, H)``."""
-        s = total * (1.0 + count).rsqrt()
-        of_first, of_last = condition_term.chunk(2, -1)
-        h = self.first(s) + of_first
-        for layer in self.layers:
-            h = h + F.dropout(F.silu(layer(F.silu(h))), self.dropout, self.training)
-        g = F.silu(F.rms_norm(h, h.shape[-1:], eps=_SMALLEST_MEAN_SQUARE))
-        return g + (self.linear(s) + of_last) * self.embedding_features**-0.5
+    @property
+    def _networks(self) -> list[SetNetwork]:
+        return [self.network] if self.network_of_few is None else [self.network, self.network_of_few]
 
     # One dimension at a time ------------------------------------------------------------------------------------
 
@@ -379,10 +433,11 @@ class AnyOrder(Context):
         shape = tuple(int(size) for size in batch_shape)
         order = self.check_order(order, ())
         rows = math.prod(shape)
-        total = self.first.weight.new_zeros(rows, self.embedding_features)
-        term = self._condition_term(condition, shape)
+        total = self.network.output_bias.new_zeros(rows, self.embedding_features)
+        condition = self.embed_condition(condition, shape)
+        terms = [network.condition_term(condition, rows) for network in self._networks]
         x = None if self.base is None else total.new_full((rows, self.features), torch.nan)
-        return AnyOrderState(tuple(order.tolist()), 0, total, total.new_zeros(rows), term, shape, x=x)
+        return AnyOrderState(tuple(order.tolist()), 0, total, total.new_zeros(rows), terms, shape, x=x)
 
     @torch.no_grad()
     def step(self, state: AnyOrderState, x_previous: Tensor | None) -> Tensor:
@@ -438,11 +493,17 @@ class AnyOrder(Context):
     def conditional(self, state: AnyOrderState, d: int, rows: Tensor | None = None) -> Tensor:
         """Return the contexts of dimension ``d`` given what a state knows, ``(*, C)``, or of some rows ``(n, C)``."""
         chosen = slice(None) if rows is None else rows
-        total, count, term = state.total[chosen], state.count[chosen], state.condition_term[chosen]
+        total, count = state.total[chosen], state.count[chosen].unsqueeze(-1)
         x = None if state.x is None else state.x[chosen]
         on_line = None if self.base is None or x is None else self.base(x, ~x.isnan())
-        hidden = self._hidden(total, count.unsqueeze(-1), self._with_residuals(term, on_line))  # (B, H)
-        contexts = torch.addmm(self.output_bias[d], hidden, self.output_weight[d])
+        residuals = None if on_line is None else on_line.residuals[:, 0]  # of the one set of a row
+        terms = dict(zip(self._networks, state.condition_terms, strict=True))
+
+        def of(network: SetNetwork) -> Tensor:
+            term = self._with_residuals(network, terms[network][chosen], residuals)
+            return network.of_one(network.hidden(total, count, term), d)
+
+        contexts = self._by_size(count, of)
         contexts = contexts if on_line is None else _located(contexts, on_line.pairs[:, d])
         return contexts if rows is not None else contexts.reshape(*state.batch_shape, self.context_features)
 
@@ -450,7 +511,7 @@ class AnyOrder(Context):
         self.check_selection(state.batch_shape)
         state.batch_shape = (len(rows),)
         state.total, state.count = state.total[rows], state.count[rows]
-        state.condition_term = state.condition_term[rows]
+        state.condition_terms = [term[rows] for term in state.condition_terms]
         state.x = None if state.x is None else state.x[rows]
         state.absent = {d: absent[rows] for d, absent in state.absent.items()}
 

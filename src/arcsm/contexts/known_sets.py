@@ -11,13 +11,18 @@ _BISECTIONS = 8  # of the power of the weights
 
 
 def draw_sets(
-    x: Tensor, parents: Parents, is_target: Tensor | None, complete_share: float, generator: Source
+    x: Tensor,
+    parents: Parents,
+    is_target: Tensor | None,
+    complete_share: float,
+    generator: Source,
+    most: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw which of the values of rows ``(B, D)`` are in the set of each, for training.
 
     Of the ``m`` known targets, ``is_target (D,)`` or all, a set has ``k``, uniform on 0 to ``m - 1`` and stratified
-    over the rows. Of the other values it has all, in a fraction of the rows, or a random part. A dimension and its
-    parent count as one value.
+    over the rows, or on 0 to ``most`` if that is less. Of the other values it has all, in a fraction of the rows, or a
+    random part. A dimension and its parent count as one value.
 
     Returns:
         The numbers ``m`` and ``k``, ``(B, 1)``, and which values are in the sets, ``(B, D)``.
@@ -27,7 +32,8 @@ def draw_sets(
     priority = uniform_like(x, generator)
     rank = priority.masked_fill(~counted, 2.0).argsort(1).argsort(1)
     total = counted.sum(1, keepdim=True)
-    size = (stratified_uniform_like(x[:, :1], generator) * total).long()
+    sizes = total if most is None else total.clamp(max=most + 1)
+    size = (stratified_uniform_like(x[:, :1], generator) * sizes).long()
     known = rank < size
     if is_target is not None:
         u = uniform_like(x[:, :1], generator)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from arcsm._runtime.progress import track
+from arcsm.contexts import AnyOrder
 from arcsm.contexts.linear_base import LinearBase
 from arcsm.errors import TrainingWarning
 from arcsm.estimators.gaps import gap_dependence
@@ -36,6 +37,8 @@ _SNAPSHOTS_OF_TARGETS = (0.05, 0.1, 0.2, 0.4, 0.7)  # likewise, of their average
 _SNAPSHOTS_OF_FEW = (1 / 30, 1 / 15, 2 / 15, 4 / 15, 8 / 15)  # likewise, of nominal ones of few rows, soon overfitted
 _MAX_NUMBERS = 256  # columns of numbers among which lines are looked for
 _LEAST_GAIN = 0.05  # nats, of lines before the maps of columns over lines after them
+_SMALL_SETS = 2  # values, which have a network of their own
+_SMALL_SET_SHARE, _SMALL_SET_RATE = 0.2, 0.5  # of the steps and of the learning rate, for the training of this network
 _LEVELS_TRIED = 10  # above the smallest noise
 _WORSE = 0.02  # nats below the best noise level, at which the search among the first weights ends
 
@@ -62,10 +65,10 @@ def train_table_model(
 ) -> TableModel:
     """Train a model with each configuration, and return the one that gives held-out rows ``(N, M)`` most density.
 
-    Held-out rows choose the length of the training and the noise level, too: those with the highest density. Without
-    ``choose_level`` there is one configuration, whose loss on held-out rows ends the training, and the noise level is
-    the smallest. The ``lines`` are those of :func:`lines_of`. With ``targets``, the last columns, the density is theirs
-    given the others.
+    Held-out rows choose the length of the training and the noise level, too: those with the highest density. Small sets
+    of known values then get a network of their own. Without ``choose_level`` there is one configuration, whose loss on
+    held-out rows ends the training, and the noise level is the smallest. The ``lines`` are those of :func:`lines_of`.
+    With ``targets``, the last columns, the density is theirs given the others.
     """
     dimensions = None if targets is None else columns.dimensions(targets)
     below = 0.5 * torch.tensor(columns.widths, dtype=train.dtype)  # dequantisation adds noise in [0, width)
@@ -81,7 +84,8 @@ def train_table_model(
         held_out = (columns.inputs(valid, columns.others(valid, shares, random)) - below).float().repeat(repeats, 1)
     last, balance = gap_dependence(train) if targets is None else ((), 0.0)
     orders = several_orders(train.shape[1], configs[0].orders, seed, last)
-    steps = sum(config.max_steps for config in configs)
+    small_sets = min(_SMALL_SETS, len(columns.counts) - 2) if choose_level and targets is None else 0
+    steps = sum(config.max_steps for config in configs) + (_small_set_steps(configs[0]) if small_sets > 0 else 0)
     cells = list(columns.widths) if choose_level and any(columns.widths) else None
     candidates = list[tuple[float, TableModel]]()
     some = valid[:_MAX_SELECTION_ROWS]
@@ -110,8 +114,33 @@ def train_table_model(
                 calibrate(trained)
             candidates.append((choice.density, candidate))
         chosen = max(candidates, key=lambda pair: pair[0])[1]
+        if small_sets > 0:
+            with work.part(_small_set_steps(configs[0])):
+                _learn_small_sets(chosen, small_sets, inputs, seed, device)
         chosen.measure_reach(some)
     return chosen
+
+
+def _small_set_steps(config: TableConfig) -> int:
+    return max(1, round(_SMALL_SET_SHARE * config.max_steps))
+
+
+def _learn_small_sets(table: TableModel, size: int, inputs: Tensor, seed: int, device: str) -> None:
+    """Give the sets of at most ``size`` values a network of their own, and train it.
+
+    The training of all sets ends when large ones are overfitted. What one or two values tell is not learned by then.
+    """
+    model, config = copy.deepcopy(table.model).float(), table.config
+    steps = _small_set_steps(config)
+    changes = {"steps": steps, "learning_rate": _SMALL_SET_RATE * config.learning_rate, "standardise": "none"}
+    training = config.train_config(table.columns.widths, seed, device, to_the_end=True).model_copy(update=changes)
+    assert isinstance(model.context, AnyOrder)
+    model.head.requires_grad_(False)
+    with model.context.small_sets_only(size), warnings.catch_warnings():
+        warnings.simplefilter("ignore", TrainingWarning)  # of a loss that is noisier, being that of few values
+        fit(model, inputs, config=training)
+    model.head.requires_grad_(True)
+    table.model = model.to(table.model.shift.device).double().eval()
 
 
 def lines_of(columns: ModelColumns, train: Tensor) -> Lines:

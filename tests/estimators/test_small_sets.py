@@ -1,0 +1,82 @@
+"""What one or two known values tell: the network of small sets in models of tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from arcsm import AnyOrder
+from arcsm.estimators import ScoreDensity, ScoreRegressor
+
+
+def table(columns: int, rows: int = 60) -> pd.DataFrame:
+    x = np.random.default_rng(0).normal(size=(rows, columns))
+    return pd.DataFrame(x, columns=[f"x{d}" for d in range(columns)])
+
+
+def context_of(estimator: Any) -> AnyOrder:
+    context = estimator.model_.model.context
+    assert isinstance(context, AnyOrder)
+    return context
+
+
+@pytest.mark.parametrize(("columns", "small_sets"), [(2, 0), (3, 1), (5, 2)])
+def test_small_sets_have_a_network_that_was_trained_further(columns: int, small_sets: int) -> None:
+    context = context_of(ScoreDensity(max_steps=40, random_state=0).fit(table(columns)))
+    assert context.small_sets == small_sets
+    assert (context.network_of_few is None) == (not small_sets)
+    if context.network_of_few is not None:
+        weights = zip(context.network.parameters(), context.network_of_few.parameters(), strict=True)
+        assert any(not torch.equal(first, second) for first, second in weights)
+        assert all(parameter.requires_grad for parameter in context.parameters())
+
+
+def test_models_of_targets_have_none() -> None:
+    x = table(4)
+    regressor = ScoreRegressor(max_steps=20, random_state=0).fit(x, x["x0"] + 1.0)
+    assert context_of(regressor).network_of_few is None
+
+
+def employees(rows: int, seed: int) -> pd.DataFrame:
+    """Draw employees, whose salary depends on their grade, department and share of full time."""
+    random = np.random.default_rng(seed)
+    department = random.choice(["Sales", "IT", "Ops", "HR"], rows, p=[0.35, 0.3, 0.25, 0.1])
+    age = np.clip(np.round(20.0 + 45.0 * random.beta(2.0, 2.5, rows)), 20.0, 65.0)
+    years = np.maximum(0.0, age - 20.0) * random.beta(1.0, 2.0, rows)
+    grade = np.clip(1 + (years / 5.0 + random.normal(0.0, 0.7, rows)).astype(int) + (department == "IT"), 1, 6)
+    full = np.round(280.0 * 1.18**grade * np.exp(random.normal(0.0, 0.08, rows))) * 100.0
+    share = random.choice([100.0, 80.0, 60.0, 50.0], rows, p=[0.75, 0.12, 0.05, 0.08])
+    sick = random.poisson(np.exp(1.0 + 0.4 * (department == "Ops") + 0.5 * (share < 100.0)))
+    bonus = np.where(department == "Sales", np.round(random.gamma(2.0, 5.0, rows), 1), 0.0)
+    return pd.DataFrame(
+        {
+            "department": department, "age": age, "years": years, "grade": grade, "share": share,
+            "salary": np.round(full * share / 100.0), "bonus": bonus, "sick": sick,
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_probabilities_given_one_value_are_nearly_as_accurate_as_counts() -> None:
+    rows, truth = employees(2_000, 0), employees(200_000, 1)
+    density = ScoreDensity(random_state=0).fit(rows)
+    errors: dict[str, list[float]] = {"model": [], "without": [], "counts": []}
+    for part in ("model", "without"):
+        if part == "without":
+            context_of(density).network_of_few = None
+        for share in (50.0, 60.0, 80.0, 100.0):
+            for salary in (20_000.0, 25_000.0, 30_000.0, 40_000.0):
+                event, given = {"salary": (None, salary)}, {"share": share}
+                expected = float((truth["salary"][truth["share"] == share] <= salary).mean())
+                errors[part].append(density.probability(event, given=given).value - expected)
+                if part == "model":
+                    counted = float((rows["salary"][rows["share"] == share] <= salary).mean())
+                    errors["counts"].append(counted - expected)
+    size = {name: float(np.sqrt(np.square(found).mean())) for name, found in errors.items()}
+    assert size["model"] < 0.04
+    assert size["model"] < 0.7 * size["without"]
+    assert size["model"] < 2.0 * size["counts"]
