@@ -100,7 +100,13 @@ def test_permuting_the_columns_and_the_order_together_changes_nothing() -> None:
     context, permuted = small(), small()
     columns, order = torch.tensor([2, 0, 3, 1]), (3, 1, 0, 2)
     weights = context.state_dict()
-    for name in ("values.weight", "values.bias", "values.presence", "network.output_weight", "network.output_bias"):
+    for name in (
+        "values.weight",
+        "values.bias",
+        "values.presence",
+        "networks.large.output_weight",
+        "networks.large.output_bias",
+    ):
         weights[name] = weights[name][columns]
     permuted.load_state_dict(weights)
     x = rows(5, 4)
@@ -272,10 +278,10 @@ def test_gradients_of_single_rows_by_vmap_are_those_of_each_row() -> None:
     x = rows(5, 4)
 
     def loss(row: Tensor, bias: Tensor) -> Tensor:
-        weights = {**dict(model.named_parameters()), "context.network.first.bias": bias}
+        weights = {**dict(model.named_parameters()), "context.networks.large.first.bias": bias}
         return torch.func.functional_call(_Loss(model), {f"model.{n}": w for n, w in weights.items()}, (row,))
 
-    bias = model.context.network.first.bias.detach()
+    bias = model.context.networks.large.first.bias.detach()
     gradients = torch.func.vmap(torch.func.grad(loss, 1), (0, None), randomness="different")(x, bias)
     assert gradients.shape == (5, *bias.shape)
     assert bool(torch.isfinite(gradients).all())
@@ -483,7 +489,7 @@ def test_contexts_do_not_grow_with_hidden_layers() -> None:
     x = torch.randn(5, 3, dtype=torch.float64)
     with torch.no_grad():
         before = context(x)
-        network = context.network
+        network = context.networks.large
         for parameter in (network.layers[0].weight, network.layers[0].bias, network.first.weight, network.first.bias):
             parameter.mul_(1000.0)
         grown = context(x)

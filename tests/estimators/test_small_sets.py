@@ -28,9 +28,9 @@ def context_of(estimator: Any) -> AnyOrder:
 def test_small_sets_have_a_network_that_was_trained_further(columns: int, small_sets: int) -> None:
     context = context_of(ScoreDensity(max_steps=40, random_state=0).fit(table(columns)))
     assert context.small_sets == small_sets
-    assert (context.network_of_few is None) == (not small_sets)
-    if context.network_of_few is not None:
-        weights = zip(context.network.parameters(), context.network_of_few.parameters(), strict=True)
+    assert (context.networks.small is None) == (not small_sets)
+    if context.networks.small is not None:
+        weights = zip(context.networks.large.parameters(), context.networks.small.parameters(), strict=True)
         assert any(not torch.equal(first, second) for first, second in weights)
         assert all(parameter.requires_grad for parameter in context.parameters())
 
@@ -38,7 +38,7 @@ def test_small_sets_have_a_network_that_was_trained_further(columns: int, small_
 def test_models_of_targets_have_none() -> None:
     x = table(4)
     regressor = ScoreRegressor(max_steps=20, random_state=0).fit(x, x["x0"] + 1.0)
-    assert context_of(regressor).network_of_few is None
+    assert context_of(regressor).networks.small is None
 
 
 def employees(rows: int, seed: int) -> pd.DataFrame:
@@ -67,7 +67,7 @@ def test_probabilities_given_one_value_are_nearly_as_accurate_as_counts() -> Non
     errors: dict[str, list[float]] = {"model": [], "without": [], "counts": []}
     for part in ("model", "without"):
         if part == "without":
-            context_of(density).network_of_few = None
+            context_of(density).networks.small = None
         for share in (50.0, 60.0, 80.0, 100.0):
             for salary in (20_000.0, 25_000.0, 30_000.0, 40_000.0):
                 event, given = {"salary": (None, salary)}, {"share": share}

@@ -1,6 +1,5 @@
 """One network for every order of the dimensions: orderless NADE."""
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from arcsm.contexts.base import Context, Order, TrainingTerms
 from arcsm.contexts.known_sets import draw_sets, sum_before, weights_of_sets
 from arcsm.contexts.linear_base import LinearBase, OnLine
 from arcsm.contexts.parents import Parents
-from arcsm.contexts.set_network import SetNetwork
+from arcsm.contexts.set_networks import SetNetwork, SetNetworks, Sets
 from arcsm.contexts.value_embedding import ValueEmbedding
 from arcsm.errors import readable
 
@@ -136,7 +135,7 @@ class AnyOrder(Context):
         super().__init__()
         self.located = bool(located)
         self.network_features = context_features - 2 * self.located
-        self.features, self.context_features, self.small_sets = features, context_features, small_sets
+        self.features, self.context_features = features, context_features
         self.hidden_features = whole_numbers("hidden_features", hidden_features)
         self.embedding_features = embedding_features
         self.sinusoids, self.max_frequency, self.dropout = sinusoids, float(max_frequency), float(dropout)
@@ -149,6 +148,7 @@ class AnyOrder(Context):
         self._parents = Parents(self.parents)
         self.set_condition(classes, condition_features, condition_net)
         self._check_sizes()
+        self._check_small_sets(small_sets, least=0)
         self._parents.check(self.levels)
         self._check_targets()
         self._default_order = tuple(self.arranged(range(features)))
@@ -160,10 +160,9 @@ class AnyOrder(Context):
         self.values = ValueEmbedding(
             self.levels, embedding_features, sinusoids, self.max_frequency, self.ordered, self.sinusoid_decay
         )
-        self.network = self._new_network()
-        self.network_of_few = self._new_network() if small_sets else None
+        self.networks = SetNetworks(small_sets, self._new_network)
         self.base = LinearBase(features) if self.located else None
-        self._trains_few = False
+        self._trains_small_sets = False
 
     def _new_network(self) -> SetNetwork:
         shape, condition_layer = (self.features, self.network_features), self.condition_layer
@@ -178,7 +177,6 @@ class AnyOrder(Context):
         if self.network_features < 1:
             raise ValueError(f"context_features: expected at least 3 if located, got {self.context_features}")
         check_size("AnyOrder", least=0, sinusoids=self.sinusoids)
-        self._check_small_sets(self.small_sets, least=0)
         if not self.hidden_features or len(set(self.hidden_features)) > 1:
             raise ValueError(f"hidden_features: expected layers of one width, got {self.hidden_features}")
         if len(self.levels) != self.features:
@@ -240,6 +238,11 @@ class AnyOrder(Context):
         """Return rows ``(*, D)`` with NaN where a parent rules a value out, and with parents that a value implies."""
         return self._parents.resolved(x)
 
+    @property
+    def small_sets(self) -> int:
+        """The largest number of values of the sets that have a network of their own; 0 if none has."""
+        return self.networks.small_sets
+
     def config(self) -> dict[str, Any]:
         arguments = super().config()
         if type(self).__init__ is not AnyOrder.__init__:  # whose defaults may differ
@@ -290,37 +293,11 @@ class AnyOrder(Context):
     ) -> Tensor:
         """Return contexts ``(*, D, C)`` of dimensions, given sets with ``total (B, D, E)`` and ``count (B, D, 1)``."""
         condition = self.embed_condition(condition, shape)
-
-        def of(network: SetNetwork, dimensions: Tensor | None = None) -> Tensor:  # (B, D, C), or of some dimensions
-            part = slice(None) if dimensions is None else dimensions
-            term = network.condition_term(condition, total.shape[0]).unsqueeze(1)
-            term = self._with_residuals(network, term, None if on_line is None else on_line.residuals[:, part])
-            return network.of_each(network.hidden(total[:, part], count[:, part], term), dimensions)
-
-        contexts = of(self.network) if self.network_of_few is None else self._by_dimension(count, of)
+        terms = [term.unsqueeze(1) for term in self.networks.condition_terms(condition, total.shape[0])]
+        residuals = None if on_line is None else on_line.residuals
+        contexts = self.networks.of_each(Sets(total, count, terms, residuals, self._columns_on_line))
         contexts = contexts if on_line is None else _located(contexts, on_line.pairs)
         return contexts.reshape(*shape, self.features, self.context_features)
-
-    def _by_dimension(self, count: Tensor, of: Callable[..., Tensor]) -> Tensor:
-        """Return contexts by the network for each set's size, ``count (B, D, 1)``; each sees the dimensions it must."""
-        few, networks = count <= self.small_sets, (self.network_of_few, self.network)
-        if readable(few) is not few:  # in a transform or a compiled graph, whose shapes cannot depend on values
-            return torch.where(few, of(networks[0]), of(networks[1]))
-        parts = []
-        for network, is_needed in zip(networks, (few.any(0), ~few.all(0)), strict=True):
-            dimensions = is_needed[:, 0].nonzero()[:, 0]
-            found = of(network, dimensions)
-            parts.append(found.new_zeros(*few.shape[:2], self.network_features).index_copy(1, dimensions, found))
-        return torch.where(few, parts[0], parts[1])
-
-    def _by_size(self, count: Tensor, of: Callable[[SetNetwork], Tensor]) -> Tensor:
-        """Return contexts by the network for the size of each set, which broadcast with ``count``."""
-        if self.network_of_few is None:
-            return of(self.network)
-        few = count <= self.small_sets
-        if readable(few) is few and bool(few.all() | ~few.any()):
-            return of(self.network_of_few if bool(few.all()) else self.network)
-        return torch.where(few, of(self.network_of_few), of(self.network))
 
     def training_terms(self, x: Tensor, condition: Condition | None = None, generator: Source = None) -> TrainingTerms:
         """Return the conditionals of a random set of known values for each row ``(B, D)``.
@@ -350,7 +327,7 @@ class AnyOrder(Context):
         is_target = None
         if len(self.targets) < self.features:
             is_target = torch.tensor([d in self.targets for d in range(self.features)], device=x.device)
-        most = self.small_sets if self._trains_few else None
+        most = self.small_sets if self._trains_small_sets else None
         total, size, known = draw_sets(x, self._parents, is_target, self.complete_share, generator, most)
         present = ~x.isnan() if is_target is None else ~x.isnan() & is_target
         for d, parent in self._parents.of.items():
@@ -358,14 +335,11 @@ class AnyOrder(Context):
         known_values = known.to(vectors) * is_value
         sums = torch.bmm(known_values.unsqueeze(1), vectors)[:, 0]  # (B, E)
         on_line = None if self.base is None else self.base(x, known_values)
-        count, condition = known_values.sum(1, keepdim=True), self.embed_condition(condition, x.shape[:-1])
-
-        def of(network: SetNetwork) -> Tensor:
-            residuals = None if on_line is None else on_line.residuals[:, 0]  # of the one set of a row
-            term = self._with_residuals(network, network.condition_term(condition, x.shape[0]), residuals)
-            return network.of_all(network.hidden(sums, count, term))  # (B, D, C)
-
-        contexts = self._by_size(count.unsqueeze(-1), of).flatten(0, 1)  # (B * D, C)
+        condition = self.embed_condition(condition, x.shape[:-1])
+        residuals = None if on_line is None else on_line.residuals[:, 0]  # of the one set of a row
+        terms = self.networks.condition_terms(condition, x.shape[0])
+        sets = Sets(sums, known_values.sum(1, keepdim=True), terms, residuals, self._columns_on_line)
+        contexts = self.networks.of_all(sets).flatten(0, 1)  # (B * D, C)
         if on_line is not None:
             contexts = _located(contexts, on_line.pairs.view(-1, 2))
         sizes = total if most is None else total.clamp(max=most + 1)
@@ -391,19 +365,19 @@ class AnyOrder(Context):
             >>> context = AnyOrder(features=5, context_features=2, hidden_features=(8, 8))
             >>> with context.small_sets_only(2):
             ...     trained = [name for name, weight in context.named_parameters() if weight.requires_grad]
-            >>> all(name.startswith("network_of_few") for name in trained)
+            >>> all(name.startswith("networks.small") for name in trained)
             True
         """
         self._check_small_sets(small_sets)
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        self.small_sets, self.network_of_few = small_sets, copy.deepcopy(self.network)
         for parameter in trainable:
             parameter.requires_grad_(False)
-        self._trains_few = True
+        self.networks.divide(small_sets).requires_grad_(True)
+        self._trains_small_sets = True
         try:
             yield
         finally:
-            self._trains_few = False
+            self._trains_small_sets = False
             for parameter in trainable:
                 parameter.requires_grad_(True)
 
@@ -413,15 +387,9 @@ class AnyOrder(Context):
         known = (~is_missing).to(x)
         return self.values(torch.where(is_missing, 0.0, x)) * known.unsqueeze(-1), known  # (B, D, E), (B, D)
 
-    def _with_residuals(self, network: SetNetwork, term: Tensor, residuals: Tensor | None) -> Tensor:
-        """Return the ``term (*, 2 H)`` of the hidden layers with that of residuals on lines ``(*, K)``."""
-        if residuals is None or self.base is None:
-            return term
-        return term + network.residual_term(residuals, list(self.base.index))
-
     @property
-    def _networks(self) -> list[SetNetwork]:
-        return [self.network] if self.network_of_few is None else [self.network, self.network_of_few]
+    def _columns_on_line(self) -> tuple[int, ...]:
+        return () if self.base is None else self.base.index
 
     # One dimension at a time ------------------------------------------------------------------------------------
 
@@ -433,9 +401,9 @@ class AnyOrder(Context):
         shape = tuple(int(size) for size in batch_shape)
         order = self.check_order(order, ())
         rows = math.prod(shape)
-        total = self.network.output_bias.new_zeros(rows, self.embedding_features)
+        total = self.values.presence.new_zeros(rows, self.embedding_features)
         condition = self.embed_condition(condition, shape)
-        terms = [network.condition_term(condition, rows) for network in self._networks]
+        terms = self.networks.condition_terms(condition, rows)
         x = None if self.base is None else total.new_full((rows, self.features), torch.nan)
         return AnyOrderState(tuple(order.tolist()), 0, total, total.new_zeros(rows), terms, shape, x=x)
 
@@ -497,13 +465,8 @@ class AnyOrder(Context):
         x = None if state.x is None else state.x[chosen]
         on_line = None if self.base is None or x is None else self.base(x, ~x.isnan())
         residuals = None if on_line is None else on_line.residuals[:, 0]  # of the one set of a row
-        terms = dict(zip(self._networks, state.condition_terms, strict=True))
-
-        def of(network: SetNetwork) -> Tensor:
-            term = self._with_residuals(network, terms[network][chosen], residuals)
-            return network.of_one(network.hidden(total, count, term), d)
-
-        contexts = self._by_size(count, of)
+        terms = [term[chosen] for term in state.condition_terms]
+        contexts = self.networks.of_one(Sets(total, count, terms, residuals, self._columns_on_line), d)
         contexts = contexts if on_line is None else _located(contexts, on_line.pairs[:, d])
         return contexts if rows is not None else contexts.reshape(*state.batch_shape, self.context_features)
 

@@ -1,0 +1,173 @@
+"""The networks of an any-order context: from sets of known values to the contexts of its dimensions."""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from arcsm._runtime.conditions import Condition
+from arcsm.errors import readable
+
+_SMALLEST_MEAN_SQUARE = 1e-6  # of a hidden layer, from which on it is normalised
+
+
+class Sets(NamedTuple):
+    """What networks see of sets of known values: one for each row ``(B, *)``, or for each dimension ``(B, D, *)``."""
+
+    total: Tensor  # (*, E), the sum of the vectors of the values
+    size: Tensor  # (*, 1), the number of values
+    condition_terms: list[Tensor]  # (*, 2 H) for each network; (B, 1, 2 H) if all dimensions share them
+    residuals: Tensor | None  # (*, K), of the values of some columns on a line
+    columns: Sequence[int]
+
+
+class SetNetwork(nn.Module):
+    """The map from sets of known values to the contexts of ``D`` dimensions, of the size ``C``.
+
+    .. math:: c_d = W_d\\, \\big( g(s) + A s \\big) + b_d, \\qquad s = \\tfrac{1}{\\sqrt{1 + n}}\\, t
+
+    A set comes as the sum :math:`t` of the vectors of its ``n`` values. See :class:`~arcsm.AnyOrder`.
+
+    Arguments:
+        shape: ``D`` and ``C``.
+        embedding_features: Size ``E`` of the vectors.
+        hidden_features: Units of each layer of :math:`g`, all equal.
+        dropout: Fraction of the units of residual layers that training switches off.
+        residuals: Whether the network also sees residuals of values on a line.
+        condition_layer: Makes a layer that maps conditions to vectors of a size; ``None`` without conditions.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        embedding_features: int,
+        hidden_features: Sequence[int],
+        dropout: float,
+        residuals: bool = False,
+        condition_layer: Callable[[int], nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        (features, outputs), width = shape, hidden_features[0]
+        self.dropout = dropout
+        self.first = nn.Linear(embedding_features, width)
+        self.linear = nn.Linear(embedding_features, width, bias=False)
+        nn.init.zeros_(self.linear.weight)
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in hidden_features[1:])
+        self.output_weight = nn.Parameter(torch.randn(features, width, outputs) / math.sqrt(width))
+        self.output_bias = nn.Parameter(torch.zeros(features, outputs))
+        self.residual_weight = nn.Parameter(torch.zeros(features, 2 * width)) if residuals else None
+        self.condition = None if condition_layer is None else condition_layer(width)
+        self.linear_condition = None if condition_layer is None else condition_layer(width)
+        if self.linear_condition is not None:
+            for parameter in self.linear_condition.parameters():
+                nn.init.zeros_(parameter)
+
+    def condition_term(self, condition: Condition | None, rows: int) -> Tensor:
+        """Return what an embedded condition adds to the first and to the last hidden layer, ``(B, 2 H)``."""
+        width = 2 * self.first.out_features
+        if self.condition is None or self.linear_condition is None:
+            return self.first.weight.new_zeros(()).expand(rows, width)
+        return torch.cat([self.condition(condition), self.linear_condition(condition)], -1).reshape(rows, width)
+
+    @property
+    def _slowly(self) -> float:
+        """The factor of weights that are learned more slowly than others."""
+        return self.first.in_features**-0.5
+
+    def hidden(self, sets: Sets, term: Tensor) -> Tensor:
+        """Return the last hidden layer, :math:`g(s) + A s`, with the ``term`` of the condition, ``(*, H)``."""
+        s = sets.total * (1.0 + sets.size).rsqrt()
+        if sets.residuals is not None and self.residual_weight is not None:
+            term = term + sets.residuals @ (self.residual_weight[list(sets.columns)] * self._slowly)
+        of_first, of_last = term.chunk(2, -1)
+        h = self.first(s) + of_first
+        for layer in self.layers:
+            h = h + F.dropout(F.silu(layer(F.silu(h))), self.dropout, self.training)
+        g = F.silu(F.rms_norm(h, h.shape[-1:], eps=_SMALLEST_MEAN_SQUARE))
+        return g + (self.linear(s) + of_last) * self._slowly
+
+    def of_one(self, hidden: Tensor, d: int) -> Tensor:
+        """Return the contexts of dimension ``d``, ``(B, H)`` to ``(B, C)``."""
+        return torch.addmm(self.output_bias[d], hidden, self.output_weight[d])
+
+    def of_all(self, hidden: Tensor) -> Tensor:
+        """Return the contexts of all dimensions given one set, ``(B, H)`` to ``(B, D, C)``."""
+        weight = self.output_weight.transpose(1, 2).flatten(0, 1)  # (D * C, H)
+        return F.linear(hidden, weight, self.output_bias.flatten()).unflatten(-1, self.output_bias.shape)
+
+    def of_each(self, hidden: Tensor, dimensions: Tensor | None = None) -> Tensor:
+        """Return the contexts of all or some dimensions given a set for each, ``(B, D, H)`` to ``(B, D, C)``."""
+        part = slice(None) if dimensions is None else dimensions
+        bias, weight = self.output_bias[part].unsqueeze(1), self.output_weight[part]
+        return torch.baddbmm(bias, hidden.transpose(0, 1), weight).transpose(0, 1)
+
+
+class SetNetworks(nn.Module):
+    """A network for sets of at most ``small_sets`` values, unless that is 0, and one for the others.
+
+    Arguments:
+        small_sets: The largest number of values of a small set.
+        new: Makes a network.
+    """
+
+    def __init__(self, small_sets: int, new: Callable[[], SetNetwork]) -> None:
+        super().__init__()
+        self.small_sets = small_sets
+        self.large = new()
+        self.small = new() if small_sets else None
+
+    def divide(self, small_sets: int) -> SetNetwork:
+        """Give small sets a copy of the network of the others, and return it."""
+        self.small_sets, self.small = small_sets, copy.deepcopy(self.large)
+        return self.small
+
+    def condition_terms(self, condition: Condition | None, rows: int) -> list[Tensor]:
+        """Return what an embedded condition adds to the hidden layers of each network, ``(B, 2 H)``."""
+        networks = [self.large] if self.small is None else [self.large, self.small]
+        return [network.condition_term(condition, rows) for network in networks]
+
+    def of_one(self, sets: Sets, d: int) -> Tensor:
+        """Return the contexts of dimension ``d`` given the set of each row, ``(B, C)``."""
+        return self._by_size(sets, lambda network, term: network.of_one(network.hidden(sets, term), d))
+
+    def of_all(self, sets: Sets) -> Tensor:
+        """Return the contexts of all dimensions given the set of each row, ``(B, D, C)``."""
+        return self._by_size(sets, lambda network, term: network.of_all(network.hidden(sets, term)), dimensions=1)
+
+    def _by_size(self, sets: Sets, of: Callable[[SetNetwork, Tensor], Tensor], dimensions: int = 0) -> Tensor:
+        """Return contexts from the network for the size of each set, which may have further ``dimensions``."""
+        large, *small = sets.condition_terms
+        if self.small is None:
+            return of(self.large, large)
+        is_small = sets.size <= self.small_sets
+        if readable(is_small) is is_small and bool(is_small.all() | ~is_small.any()):
+            return of(self.small, small[0]) if bool(is_small.all()) else of(self.large, large)
+        is_small = is_small.unflatten(-1, (1,) * (1 + dimensions))
+        return torch.where(is_small, of(self.small, small[0]), of(self.large, large))
+
+    def of_each(self, sets: Sets) -> Tensor:
+        """Return the contexts of all dimensions given a set for each, ``(B, D, C)``.
+
+        A network computes only dimensions that a row needs from it.
+        """
+        large, *small = sets.condition_terms
+        if self.small is None:
+            return self.large.of_each(self.large.hidden(sets, large))
+        is_small = sets.size <= self.small_sets  # (B, D, 1)
+        if readable(is_small) is not is_small:  # in a transform or a compiled graph, whose shapes depend on no values
+            of_small, of_large = self.small.hidden(sets, small[0]), self.large.hidden(sets, large)
+            return torch.where(is_small, self.small.of_each(of_small), self.large.of_each(of_large))
+        parts = []
+        for network, term, needed in (
+            (self.small, small[0], is_small.any(0)), (self.large, large, ~is_small.all(0)),
+        ):  # fmt: skip
+            chosen = needed[:, 0].nonzero()[:, 0]
+            residuals = None if sets.residuals is None else sets.residuals[:, chosen]
+            its = sets._replace(total=sets.total[:, chosen], size=sets.size[:, chosen], residuals=residuals)
+            found = network.of_each(network.hidden(its, term), chosen)
+            parts.append(found.new_zeros(*is_small.shape[:2], found.shape[-1]).index_copy(1, chosen, found))
+        return torch.where(is_small, parts[0], parts[1])
