@@ -17,9 +17,9 @@ _SIGMA_MAX = 3.0  # standard deviations of a column
 FEW_ROWS = 1_000  # below which a training is soon overfitted
 _FINE_ROWS = 1_000  # from which on a model has sinusoids and fine noise
 _WIDE = 300  # columns
-_MAX_STEPS_OF_TARGETS, _MAX_RATE_OF_TARGETS = 1_500, 5e-3  # of a model of few conditionals
-_MAX_RATE_OF_LEVELS, _DROPOUT_OF_LEVELS, _WEIGHT_DECAY_OF_LEVELS = 2e-3, 0.3, 1.0  # of a model of nominal columns
-_MAX_RATE_OF_FEW_ROWS = 1e-3  # likewise, with few training rows
+_MAX_STEPS_OF_TARGETS, _RATE_OF_TARGETS = 1_500, 5e-3  # of a model of few conditionals
+_RATE_OF_LEVELS, _DROPOUT_OF_LEVELS, _WEIGHT_DECAY_OF_LEVELS = 2e-3, 0.3, 1.0  # of a model of nominal columns
+_RATE, _RATE_OF_FEW_ROWS = 1e-2, 1e-3  # of others, and of densities and nominal columns with few training rows
 _MIN_ROWS_FOR_SINUSOIDS = 500  # from which on the head of such a model sees sinusoids
 _MAX_OWN_HEADS = 32  # of nominal columns
 _FINE_RATIO = 1.35  # between noise levels; larger steps of the flow widen conditionals
@@ -71,7 +71,7 @@ class TableConfig:
             tolerance=1e-3,
             max_steps=8_000 if rows >= 20_000 else 5_000 if large else 3_000 if fine else 2_000,
             batch_size=256,
-            learning_rate=1e-2,
+            learning_rate=_RATE if rows >= FEW_ROWS else _RATE_OF_FEW_ROWS,
             weight_decay=1e-2,
         )
 
@@ -109,12 +109,12 @@ class TableConfig:
         With few training rows its head has no sinusoids: they would leave some probability between distant groups. If
         all of these columns are ``nominal``, it learns more slowly and is regularised more: a row says less about them.
         """
-        rate = _MAX_RATE_OF_FEW_ROWS if rows < FEW_ROWS else _MAX_RATE_OF_LEVELS
+        rate = _RATE_OF_FEW_ROWS if rows < FEW_ROWS else _RATE_OF_LEVELS
         return replace(
             self,
             head_sinusoids=self.head_sinusoids if rows >= _MIN_ROWS_FOR_SINUSOIDS else self.sinusoids,
             max_steps=min(self.max_steps, _MAX_STEPS_OF_TARGETS),
-            learning_rate=min(self.learning_rate, rate if nominal else _MAX_RATE_OF_TARGETS),
+            learning_rate=rate if nominal else _RATE_OF_TARGETS,
             dropout=_DROPOUT_OF_LEVELS if nominal else self.dropout,
             weight_decay=_WEIGHT_DECAY_OF_LEVELS if nominal else self.weight_decay,
         )
@@ -125,8 +125,9 @@ class TableConfig:
         It overfits other small tables, so held-out rows must choose between the two.
         """
         return replace(
-            self, sinusoids=6, sinusoid_decay=0.0, head_sinusoids=6, sigma_min=0.01, noise_levels=20, max_steps=3_000
-        )
+            self, sinusoids=6, sinusoid_decay=0.0, head_sinusoids=6, sigma_min=0.01, noise_levels=20, max_steps=3_000,
+            learning_rate=_RATE,
+        )  # fmt: skip
 
     def build_model(
         self,
