@@ -140,7 +140,7 @@ class SynthesisQuality:
 
 
 def _rule_line(pairs: UnseenPairs) -> str:
-    line = f"rows with a pair of values that no training row has: {pairs.synthetic:.1%}"
+    line = f"rows with a pair of categories or few-valued numbers that no training row has: {pairs.synthetic:.1%}"
     if pairs.held_out is None:
         return line
     return f"{line} ({pairs.held_out:.1%} of held-out rows; a clearly larger share indicates broken rules)"
