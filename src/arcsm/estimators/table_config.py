@@ -19,7 +19,8 @@ _FINE_ROWS = 1_000  # from which on a model has sinusoids and fine noise
 _WIDE = 300  # columns
 _MAX_STEPS_OF_TARGETS, _RATE_OF_TARGETS = 1_500, 5e-3  # of a model of few conditionals
 _RATE_OF_LEVELS, _DROPOUT_OF_LEVELS, _WEIGHT_DECAY_OF_LEVELS = 2e-3, 0.3, 1.0  # of a model of nominal columns
-_RATE, _RATE_OF_FEW_ROWS = 1e-2, 1e-3  # of others, and of densities and nominal columns with few training rows
+_RATE, _RATE_OF_FINE = 1e-2, 3e-3  # of densities of many rows, and of fewer than 2,000
+_RATE_OF_FEW_ROWS = 1e-3  # of densities and of nominal columns with few training rows
 _MIN_ROWS_FOR_SINUSOIDS = 500  # from which on the head of such a model sees sinusoids
 _MAX_OWN_HEADS = 32  # of nominal columns
 _FINE_RATIO = 1.35  # between noise levels; larger steps of the flow widen conditionals
@@ -71,7 +72,7 @@ class TableConfig:
             tolerance=1e-3,
             max_steps=8_000 if rows >= 20_000 else 5_000 if large else 3_000 if fine else 2_000,
             batch_size=256,
-            learning_rate=_RATE if rows >= FEW_ROWS else _RATE_OF_FEW_ROWS,
+            learning_rate=_RATE if large else _RATE_OF_FINE if fine else _RATE_OF_FEW_ROWS,
             weight_decay=1e-2,
         )
 

@@ -133,7 +133,8 @@ def _learn_small_sets(table: TableModel, size: int, inputs: Tensor, seed: int, d
     model, config = copy.deepcopy(table.model).float(), table.config
     steps = _small_set_steps(config)
     changes = {"steps": steps, "learning_rate": _SMALL_SET_RATE * config.learning_rate, "standardise": "none"}
-    training = config.train_config(table.columns.widths, seed, device, to_the_end=True).model_copy(update=changes)
+    other_seed = (seed + 1) % 2**63  # for other sets than those of the training before
+    training = config.train_config(table.columns.widths, other_seed, device, to_the_end=True).model_copy(update=changes)
     assert isinstance(model.context, AnyOrder)
     model.head.requires_grad_(False)
     with model.context.small_sets_only(size), warnings.catch_warnings():
