@@ -42,7 +42,7 @@ def test_models_of_targets_have_none() -> None:
 
 
 def employees(rows: int, seed: int) -> pd.DataFrame:
-    """Draw employees, whose salary depends on their grade, department and share of full time."""
+    """Draw employees, of whom those hired in the last two years leave much more often."""
     random = np.random.default_rng(seed)
     department = random.choice(["Sales", "IT", "Ops", "HR"], rows, p=[0.35, 0.3, 0.25, 0.1])
     age = np.clip(np.round(20.0 + 45.0 * random.beta(2.0, 2.5, rows)), 20.0, 65.0)
@@ -52,31 +52,23 @@ def employees(rows: int, seed: int) -> pd.DataFrame:
     share = random.choice([100.0, 80.0, 60.0, 50.0], rows, p=[0.75, 0.12, 0.05, 0.08])
     sick = random.poisson(np.exp(1.0 + 0.4 * (department == "Ops") + 0.5 * (share < 100.0)))
     bonus = np.where(department == "Sales", np.round(random.gamma(2.0, 5.0, rows), 1), 0.0)
+    left = random.random(rows) < 1.0 / (1.0 + np.exp(2.2 - 1.2 * (years < 2.0) - 0.1 * sick + 0.05 * bonus))
+    hired = pd.Timestamp("2025-12-31") - pd.to_timedelta((365.25 * years).astype(int), "D")
     return pd.DataFrame(
         {
-            "department": department, "age": age, "years": years, "grade": grade, "share": share,
-            "salary": np.round(full * share / 100.0), "bonus": bonus, "sick": sick,
+            "department": department, "age": age, "hired": hired, "grade": grade, "share": share,
+            "salary": np.round(full * share / 100.0), "bonus": bonus, "sick": sick, "left": left,
         }
     )  # fmt: skip
 
 
 @pytest.mark.slow
-def test_probabilities_given_one_value_are_nearly_as_accurate_as_counts() -> None:
-    rows, truth = employees(2_000, 0), employees(200_000, 1)
-    density = ScoreDensity(random_state=0).fit(rows)
-    errors: dict[str, list[float]] = {"model": [], "without": [], "counts": []}
-    for part in ("model", "without"):
-        if part == "without":
-            context_of(density).networks.small = None
-        for share in (50.0, 60.0, 80.0, 100.0):
-            for salary in (20_000.0, 25_000.0, 30_000.0, 40_000.0):
-                event, given = {"salary": (None, salary)}, {"share": share}
-                expected = float((truth["salary"][truth["share"] == share] <= salary).mean())
-                errors[part].append(density.probability(event, given=given).value - expected)
-                if part == "model":
-                    counted = float((rows["salary"][rows["share"] == share] <= salary).mean())
-                    errors["counts"].append(counted - expected)
-    size = {name: float(np.sqrt(np.square(found).mean())) for name, found in errors.items()}
-    assert size["model"] < 0.04
-    assert size["model"] < 0.7 * size["without"]
-    assert size["model"] < 2.0 * size["counts"]
+def test_a_rate_that_jumps_with_a_date_is_learned() -> None:
+    density = ScoreDensity(random_state=0).fit(employees(2_000, 0))
+    event, given, truth = {"left": True}, {"hired": ("2024-01-01", None)}, employees(200_000, 1)
+    expected = float(truth["left"][truth["hired"] >= "2024-01-01"].mean())
+    found = density.probability(event, given=given).value
+    context_of(density).networks.small = None
+    without = density.probability(event, given=given).value
+    assert abs(found - expected) < 0.5 * abs(without - expected)
+    assert abs(found - expected) < 0.04
