@@ -47,6 +47,8 @@ class TableConfig:
     batch_size: int
     learning_rate: float  # peak
     weight_decay: float
+    rate_of_small_sets: float = 5e-3  # of known values, whose network is trained further
+    batch_size_of_small_sets: int = 1_024  # with more rows a step, probabilities depend less on the seed
 
     @classmethod
     def for_table(cls, rows: int, columns: int, smooth: bool = False) -> Self:
@@ -74,6 +76,8 @@ class TableConfig:
             batch_size=256,
             learning_rate=_RATE if large else _RATE_OF_FINE if fine else _RATE_OF_FEW_ROWS,
             weight_decay=1e-2,
+            rate_of_small_sets=5e-3 if fine else 5e-4,
+            batch_size_of_small_sets=1_024 if fine else 256,
         )
 
     @classmethod
@@ -127,7 +131,7 @@ class TableConfig:
         """
         return replace(
             self, sinusoids=6, sinusoid_decay=0.0, head_sinusoids=6, sigma_min=0.01, noise_levels=20, max_steps=3_000,
-            learning_rate=_RATE,
+            learning_rate=_RATE, rate_of_small_sets=5e-3,
         )  # fmt: skip
 
     def build_model(

@@ -38,8 +38,7 @@ _SNAPSHOTS_OF_FEW = (1 / 30, 1 / 15, 2 / 15, 4 / 15, 8 / 15)  # likewise, of nom
 _MAX_NUMBERS = 256  # columns of numbers among which lines are looked for
 _LEAST_GAIN = 0.05  # nats, of lines before the maps of columns over lines after them
 _SMALL_SETS = 2  # values, which have a network of their own
-_SMALL_SET_STEPS, _SMALL_SET_BATCH = 0.2, 4  # in its training, relative to those of the other: with more rows a step,
-_SMALL_SET_RATE, _MAX_SMALL_SET_RATE = 1.5, 5e-3  # probabilities depend less on the seed
+_SMALL_SET_STEPS = 0.2  # of its training, relative to those of the other
 _LEVELS_TRIED = 10  # above the smallest noise
 _WORSE = 0.02  # nats below the best noise level, at which the search among the first weights ends
 
@@ -134,8 +133,8 @@ def _learn_small_sets(table: TableModel, size: int, inputs: Tensor, seed: int, d
     model, config = copy.deepcopy(table.model).float(), table.config
     steps = _small_set_steps(config)
     changes = {
-        "steps": steps, "batch_size": _SMALL_SET_BATCH * config.batch_size, "standardise": "none",
-        "learning_rate": min(_SMALL_SET_RATE * config.learning_rate, _MAX_SMALL_SET_RATE),
+        "steps": steps, "batch_size": config.batch_size_of_small_sets, "standardise": "none",
+        "learning_rate": config.rate_of_small_sets,
     }  # fmt: skip
     other_seed = (seed + 1) % 2**63  # for other sets than those of the training before
     training = config.train_config(table.columns.widths, other_seed, device, to_the_end=True).model_copy(update=changes)
