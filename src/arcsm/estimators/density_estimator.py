@@ -106,7 +106,10 @@ class DensityEstimator(TableEstimator):
         if not isinstance(self.hidden_features, str):
             chosen["hidden_features"] = tuple(map(int, self.hidden_features))
             chosen["embedding_features"] = chosen["hidden_features"][0]
-        return [replace(config, **chosen) for config in configs]
+        found = [replace(config, **chosen) for config in configs]
+        if self._smooth:
+            return found
+        return [shorter.with_rate_of(config) for shorter, config in zip(found, configs, strict=True)]
 
     def _decode(self, numbers: Array) -> Any:
         """Return the rows of numbers of the modelled columns ``(N, M)``, in the format of the fitted table."""

@@ -124,6 +124,11 @@ class TableConfig:
             weight_decay=_WEIGHT_DECAY_OF_LEVELS if nominal else self.weight_decay,
         )
 
+    def with_rate_of(self, longer: Self) -> Self:
+        """Return a variant that learns as much faster than a ``longer`` training as it is shorter, within limits."""
+        rate = longer.learning_rate * max(1.0, longer.max_steps / self.max_steps)
+        return replace(self, learning_rate=max(longer.learning_rate, min(rate, _RATE)))
+
     def high_resolution(self) -> Self:
         """Return a variant with more sinusoids and finer noise, for a small table whose values repeat or cluster.
 
