@@ -171,7 +171,7 @@ def probability(
     ) -> tuple[Completions, Completions | None]:
         return _draw(
             model, known, n, sets, generator, condition, order, None, level, progress, adjust, last,
-            only_constrained=list(given),
+            only_constrained=list(given), ranked_as_constrained=constraints,
         )  # fmt: skip
 
     if not given:
@@ -187,7 +187,9 @@ def probability(
     start = generator.get_state()
     both, first = draw({"given": given, "constraints": constraints}, n, generator)
     if first is None:
-        generator.set_state(start)  # so that columns that the event does not have get the same values in both
+        generator.set_state(
+            start
+        )  # so that columns that the event does not have get the same values and places in both
         first, _ = draw({"given": given}, n, generator)
     of_both, of_given = both.weights_by_order, first.weights_by_order
     found, scale = of_both.mean(1) / of_given.mean(1), of_given.mean(1)
@@ -227,6 +229,7 @@ def _draw(
     adjust: Adjustment | None,
     last: Collection[int],
     only_constrained: Sequence[int] | None = None,
+    ranked_as_constrained: Collection[int] = (),
 ) -> tuple[Completions, Completions | None]:
     """Return draws within all sets, with their weights in the end and after the columns of the first of the sets.
 
@@ -250,7 +253,7 @@ def _draw(
     for of_one in others:
         if constraints is not None:
             constraints = _common(constraints, of_one, context, present)
-    orders = _orders(context, n, constraints or {}, order, generator, last, only_constrained)
+    orders = _orders(context, n, constraints or {}, order, generator, last, only_constrained, ranked_as_constrained)
     orders = [[d for d in columns if d in context.targets] for columns in orders]  # there are conditionals of these
     if constraints is None:
         impossible = z.new_full((len(z), n), -math.inf)
@@ -400,11 +403,12 @@ def _orders(
     generator: torch.Generator | None,
     last: Collection[int],
     only_constrained: Sequence[int] | None,
+    ranked_as_constrained: Collection[int] = (),
 ) -> list[list[int]]:
     """Return the orders in which columns are drawn, constrained ones first: the given order, or random ones.
 
     They have only the constrained columns, beginning with those of ``only_constrained``, unless that is ``None``. All
-    others come before constrained columns of ``last``.
+    others come before constrained columns of ``last``; the place of some of them may be that of constrained ones.
     """
     if order is None:
         device = None if generator is None else generator.device
@@ -416,7 +420,8 @@ def _orders(
     follow = not {*last}.isdisjoint(constraints)
 
     def rank(d: int) -> tuple[bool, bool, bool]:
-        return d in last, d not in constraints, d not in (only_constrained or ())
+        is_constrained = d in constraints or d in ranked_as_constrained
+        return d in last, not is_constrained, d not in (only_constrained or ())
 
     return [
         context.arranged(
