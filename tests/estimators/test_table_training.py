@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from arcsm.estimators.table_config import TableConfig
 from arcsm.estimators.table_training import _BRANCHES, _SNAPSHOTS_OF_TARGETS, _Choice, _climb
 from arcsm.training import fit
 from arcsm.training.callbacks import TrainingState
 from small_runs import correlated_rows, have_same_weights, short_config, small_density
+
+
+@pytest.mark.parametrize(
+    ("rows", "steps", "rate"),
+    [
+        (500, 2_000, 1e-3),
+        (500, 1_000, 2e-3),
+        (500, 20, 1e-2),
+        (500, 9_000, 1e-3),
+        (1_500, 1_500, 6e-3),
+        (5_000, 20, 1e-2),
+    ],
+)
+def test_a_shortened_training_learns_faster_up_to_the_rate_of_many_rows(rows: int, steps: int, rate: float) -> None:
+    config = TableConfig.for_table(rows, 5)
+    assert replace(config, max_steps=steps).with_rate_of(config).learning_rate == pytest.approx(rate)
 
 
 @pytest.mark.parametrize(

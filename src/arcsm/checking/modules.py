@@ -69,7 +69,7 @@ def check_gradients(part: Context | Head, outputs: Tensor, generator: torch.Gene
     replaced = isinstance(part, ScoreHead) and not part.has_original_score
     unused = _NETWORK_OF_SCORE_HEAD if replaced else ()
     without_lines = isinstance(part, AnyOrder) and part.base is not None and not part.base.index
-    idle = "residual_weight" if without_lines else ()
+    idle = ("residual_weight",) if without_lines else ()
     (outputs * normal(generator, *outputs.shape)).sum().backward()
     for name, parameter in part.named_parameters():
         reached = parameter.grad is not None and bool((parameter.grad != 0.0).any())

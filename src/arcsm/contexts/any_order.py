@@ -319,6 +319,7 @@ class AnyOrder(Context):
 
         Within :meth:`small_sets_only`, sizes are uniform on 0 to ``small_sets``, and the sum is that of the first
         values.
+
         With ``targets``, all of this is about them: :math:`m` is the number of known ones, and the other values that a
         set has come before them in every order.
         """
