@@ -34,6 +34,7 @@ from outside_parts import Perceptron
 CONTEXTS: dict[str, Callable[[], arcsm.Context]] = {
     "AnyOrder": lambda: AnyOrder(5, 3, (8, 8), 6),
     "AnyOrder, located": lambda: AnyOrder(4, 5, (8, 8), 6, located=True),
+    "AnyOrder, linear features": lambda: AnyOrder(4, 5, (8, 8), 6, levels=(0, 2, 3, 0), linear_features=True),
     "AnyOrder, small sets": lambda: AnyOrder(5, 3, (8, 8), 6, small_sets=2, classes=3),
     "AnyOrder, one feature": lambda: AnyOrder(1, 3, (8,), 6),
     "AnyOrder, order, sinusoids, classes and vectors": lambda: AnyOrder(

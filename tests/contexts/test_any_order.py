@@ -32,12 +32,14 @@ def small(features: int = 4, **options: Any) -> AnyOrder:
     context = AnyOrder(features, 3, (8, 8), 6, **options)
     with torch.no_grad():
         for name, parameter in context.named_parameters():
-            if name.endswith("bias") or name.endswith(("values.presence", "residual_weight")):
+            if name.endswith("bias") or name.endswith(("values.presence", "residual_weight", "unit_weight")):
                 parameter.normal_()
     context = context.double()
     if context.base is not None:
         context.base.near = 9.0  # every predictor counts
         context.base.set_moments(random_moments(features))
+    if context.linear is not None:
+        context.linear.set_moments(random_moments(context.linear.units))
     return context
 
 
@@ -50,10 +52,10 @@ def contexts_and_orders(draw: st.DrawFn) -> tuple[AnyOrder, tuple[int, ...]]:
     features = draw(st.integers(1, 6))
     torch.manual_seed(draw(st.integers(0, 2**31)))
     condition = draw(st.sampled_from(sorted(CONDITIONS)))
-    located = draw(st.booleans())
+    located, linear = draw(st.booleans()), draw(st.booleans())
     sinusoids = draw(st.integers(0, 2))
     options = {"sinusoids": sinusoids, "max_frequency": 3.0, "small_sets": draw(st.integers(0, max(0, features - 2)))}
-    context = small(features, located=located, **options, **CONDITIONS[condition])
+    context = small(features, located=located, linear_features=linear, **options, **CONDITIONS[condition])
     return context, tuple(draw(st.permutations(range(features))))
 
 
@@ -72,9 +74,10 @@ def test_steps_equal_the_parallel_pass_in_every_order(
         previous = x[..., d]
 
 
-def test_a_context_depends_on_exactly_the_features_before_it_in_every_order() -> None:
+@pytest.mark.parametrize("linear", [False, True])
+def test_a_context_depends_on_exactly_the_features_before_it_in_every_order(linear: bool) -> None:
     torch.manual_seed(0)
-    context, x = small(), rows(4)
+    context, x = small(linear_features=linear), rows(4)
     for order in itertools.permutations(range(4)):
         jacobian: Any = torch.autograd.functional.jacobian(lambda z, order=order: context(z, order=order), x)
         influence = jacobian.abs().amax(1)  # (D, D)
@@ -139,10 +142,10 @@ def test_a_state_answers_for_any_set_of_known_values() -> None:
 
 
 @pytest.mark.parametrize("small_sets", [0, 1, 2])
-@pytest.mark.parametrize("located", [False, True])
-def test_training_predicts_the_values_outside_of_a_random_set(located: bool, small_sets: int) -> None:
+@pytest.mark.parametrize("option", [{}, {"located": True}, {"linear_features": True}])
+def test_training_predicts_the_values_outside_of_a_random_set(option: dict[str, bool], small_sets: int) -> None:
     torch.manual_seed(0)
-    context, x = small(located=located, small_sets=small_sets), rows(40, 4)
+    context, x = small(**option, small_sets=small_sets), rows(40, 4)
     x[torch.rand_like(x) < 0.2] = torch.nan
     terms = context.training_terms(x, generator=torch.Generator().manual_seed(1))
     assert terms.position is not None
@@ -214,10 +217,13 @@ def test_training_of_small_sets_leaves_the_contexts_of_larger_ones() -> None:
     assert all(weight.requires_grad for weight in context.parameters())
 
 
+@pytest.mark.parametrize("linear", [False, True])
 @pytest.mark.parametrize("order", [None, (3, 1, 0, 2)])
-def test_a_program_and_vmap_choose_the_network_by_the_size_of_the_set(order: tuple[int, ...] | None) -> None:
+def test_a_program_and_vmap_choose_the_network_by_the_size_of_the_set(
+    order: tuple[int, ...] | None, linear: bool
+) -> None:
     torch.manual_seed(0)
-    context = small(4, small_sets=1, order=order).float()
+    context = small(4, small_sets=1, order=order, linear_features=linear).float()
     model, x = AutoregressiveModel(context, GaussianHead(3)), torch.randn(6, 4)
     expected = model.score(x)
     for found, wanted in zip(export_scorer(model).module()(x), expected, strict=True):

@@ -62,16 +62,18 @@ def check_gradients(part: Context | Head, outputs: Tensor, generator: torch.Gene
     """Check that the gradient of a random combination of outputs reaches every parameter.
 
     A :class:`ScoreHead` with a network of its own need not use the one that it inherits. A context without lines has no
-    residuals.
+    residuals, and one without correlations no linear predictions.
     """
     if not any(parameter.requires_grad for parameter in part.parameters()):
         return
     replaced = isinstance(part, ScoreHead) and not part.has_original_score
     unused = _NETWORK_OF_SCORE_HEAD if replaced else ()
     without_lines = isinstance(part, AnyOrder) and part.base is not None and not part.base.index
-    idle = ("residual_weight",) if without_lines else ()
+    idle = ["residual_weight"] if without_lines else []
+    if isinstance(part, AnyOrder) and part.linear is not None and not part.linear.has_correlations:
+        idle.append("unit_weight")
     (outputs * normal(generator, *outputs.shape)).sum().backward()
     for name, parameter in part.named_parameters():
         reached = parameter.grad is not None and bool((parameter.grad != 0.0).any())
-        may_be_idle = not parameter.requires_grad or name.startswith(unused) or name.endswith(idle)
+        may_be_idle = not parameter.requires_grad or name.startswith(unused) or name.endswith(tuple(idle))
         require(reached or may_be_idle, f"none reaches the parameter {name}")

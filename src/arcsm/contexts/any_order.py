@@ -15,6 +15,7 @@ from arcsm._runtime.sizes import check_layers, check_size, whole_numbers
 from arcsm.contexts.base import Context, Order, TrainingTerms
 from arcsm.contexts.known_sets import draw_sets, sum_before, weights_of_sets
 from arcsm.contexts.linear_base import LinearBase, OnLine
+from arcsm.contexts.linear_features import LinearFeatures
 from arcsm.contexts.parents import Parents
 from arcsm.contexts.set_networks import SetNetwork, SetNetworks, Sets
 from arcsm.contexts.value_embedding import ValueEmbedding
@@ -95,6 +96,10 @@ class AnyOrder(Context):
             the dimension from the known values, where it is nearly exact, and else 0; a :class:`LocatedHead` models
             what it leaves. The network also sees how far each known value is from its prediction by the others, in
             units of the error. :func:`arcsm.fit` estimates the correlations.
+        linear_features: Whether contexts also get what the best linear predictor says of the dimension given the known
+            values: its mean, or one for each level, and the log of its error. From few rows, that is most of what can
+            be learned. Each set takes time in proportion to the cube of the number of units: numbers, and levels of
+            nominal dimensions. :func:`arcsm.fit` estimates the correlations.
         small_sets: Sets of at most this many values have a network :math:`g` of their own, of the same size; 0 for
             none. What one or two values tell is learned last, after larger sets are overfitted; see
             :meth:`small_sets_only`.
@@ -131,6 +136,7 @@ class AnyOrder(Context):
         balance: float = 0.0,
         located: bool = False,
         small_sets: int = 0,
+        linear_features: bool = False,
     ) -> None:
         super().__init__()
         self.located = bool(located)
@@ -160,6 +166,7 @@ class AnyOrder(Context):
         self.values = ValueEmbedding(
             self.levels, embedding_features, sinusoids, self.max_frequency, self.ordered, self.sinusoid_decay
         )
+        self.linear = LinearFeatures(self.levels, self.ordered) if linear_features else None
         self.networks = SetNetworks(small_sets, self._new_network)
         self.base = LinearBase(features) if self.located else None
         self._trains_small_sets = False
@@ -168,7 +175,7 @@ class AnyOrder(Context):
         shape, condition_layer = (self.features, self.network_features), self.condition_layer
         return SetNetwork(
             shape, self.embedding_features, self.hidden_features, self.dropout, self.located,
-            condition_layer if self.is_conditional else None,
+            () if self.linear is None else self.linear.owners, condition_layer if self.is_conditional else None,
         )  # fmt: skip
 
     def _check_sizes(self) -> None:
@@ -239,6 +246,11 @@ class AnyOrder(Context):
         return self._parents.resolved(x)
 
     @property
+    def linear_features(self) -> bool:
+        """Whether contexts get linear predictions."""
+        return self.linear is not None
+
+    @property
     def small_sets(self) -> int:
         """The largest number of values of the sets that have a network of their own; 0 if none has."""
         return self.networks.small_sets
@@ -267,15 +279,21 @@ class AnyOrder(Context):
         shape = x.shape[:-1]
         order = self.check_order(order, shape)
         order = order if order.ndim == 1 else order.reshape(-1, self.features)
-        vectors, known = self._embed(x.reshape(-1, self.features))
+        x = x.reshape(-1, self.features)
+        vectors, known = self._embed(x)
         totals, counts = sum_before(vectors, order), sum_before(known.unsqueeze(-1), order)  # (B, D, E), (B, D, 1)
-        on_line = None if self.base is None else self.base.in_order(x.reshape(-1, self.features), known, order)
-        return self._contexts(totals, counts, condition, shape, on_line)
+        on_line = None if self.base is None else self.base.in_order(x, known, order)
+        linear = None
+        if self.linear is not None:
+            place = order.argsort(-1)
+            linear = self.linear.given_each(x, known.unsqueeze(1) * (place.unsqueeze(-2) < place.unsqueeze(-1)))
+        return self._contexts(totals, counts, condition, shape, on_line, linear)
 
     def given_others(self, x: Tensor, condition: Condition | None = None) -> Tensor:
         """Return the contexts of all dimensions given all other known values, ``(*, D, C)``; see :meth:`forward`."""
         self.check_input(x)
-        vectors, known = self._embed(x.reshape(-1, self.features))
+        shape, x = x.shape[:-1], x.reshape(-1, self.features)
+        vectors, known = self._embed(x)
         known = known.unsqueeze(-1)
         totals, counts = vectors.sum(1, keepdim=True) - vectors, known.sum(1, keepdim=True) - known
         for d, parent in self._parents.of.items():  # a value of d would reveal the level of its parent
@@ -283,19 +301,31 @@ class AnyOrder(Context):
             counts[:, parent] -= known[:, d]
         on_line = None
         if self.base is not None:
-            on_line = self.base.given_others(x.reshape(-1, self.features), known[..., 0])
+            on_line = self.base.given_others(x, known[..., 0])
             for d, parent in self._parents.of.items():
                 on_line.residuals[:, parent] = on_line.residuals[:, d]
-        return self._contexts(totals, counts, condition, x.shape[:-1], on_line)
+        linear = None
+        if self.linear is not None:
+            others = 1.0 - torch.eye(self.features, dtype=x.dtype, device=x.device)
+            for d, parent in self._parents.of.items():
+                others[parent, d] = 0.0
+            linear = self.linear.given_each(x, others * known.transpose(1, 2))
+        return self._contexts(totals, counts, condition, shape, on_line, linear)
 
     def _contexts(
-        self, total: Tensor, count: Tensor, condition: Condition | None, shape: Sequence[int], on_line: OnLine | None
+        self,
+        total: Tensor,
+        count: Tensor,
+        condition: Condition | None,
+        shape: Sequence[int],
+        on_line: OnLine | None,
+        linear: Tensor | None,
     ) -> Tensor:
         """Return contexts ``(*, D, C)`` of dimensions, given sets with ``total (B, D, E)`` and ``count (B, D, 1)``."""
         condition = self.embed_condition(condition, shape)
         terms = [term.unsqueeze(1) for term in self.networks.condition_terms(condition, total.shape[0])]
         residuals = None if on_line is None else on_line.residuals
-        contexts = self.networks.of_each(Sets(total, count, terms, residuals, self._columns_on_line))
+        contexts = self.networks.of_each(Sets(total, count, terms, residuals, self._columns_on_line, linear))
         contexts = contexts if on_line is None else _located(contexts, on_line.pairs)
         return contexts.reshape(*shape, self.features, self.context_features)
 
@@ -339,7 +369,8 @@ class AnyOrder(Context):
         condition = self.embed_condition(condition, x.shape[:-1])
         residuals = None if on_line is None else on_line.residuals[:, 0]  # of the one set of a row
         terms = self.networks.condition_terms(condition, x.shape[0])
-        sets = Sets(sums, known_values.sum(1, keepdim=True), terms, residuals, self._columns_on_line)
+        linear = None if self.linear is None else self.linear(x, known_values)
+        sets = Sets(sums, known_values.sum(1, keepdim=True), terms, residuals, self._columns_on_line, linear)
         contexts = self.networks.of_all(sets).flatten(0, 1)  # (B * D, C)
         if on_line is not None:
             contexts = _located(contexts, on_line.pairs.view(-1, 2))
@@ -405,7 +436,8 @@ class AnyOrder(Context):
         total = self.values.presence.new_zeros(rows, self.embedding_features)
         condition = self.embed_condition(condition, shape)
         terms = self.networks.condition_terms(condition, rows)
-        x = None if self.base is None else total.new_full((rows, self.features), torch.nan)
+        needs_values = self.base is not None or self.linear is not None
+        x = total.new_full((rows, self.features), torch.nan) if needs_values else None
         return AnyOrderState(tuple(order.tolist()), 0, total, total.new_zeros(rows), terms, shape, x=x)
 
     @torch.no_grad()
@@ -467,7 +499,8 @@ class AnyOrder(Context):
         on_line = None if self.base is None or x is None else self.base(x, ~x.isnan())
         residuals = None if on_line is None else on_line.residuals[:, 0]  # of the one set of a row
         terms = [term[chosen] for term in state.condition_terms]
-        contexts = self.networks.of_one(Sets(total, count, terms, residuals, self._columns_on_line), d)
+        linear = None if self.linear is None or x is None else self.linear(x, ~x.isnan())
+        contexts = self.networks.of_one(Sets(total, count, terms, residuals, self._columns_on_line, linear), d)
         contexts = contexts if on_line is None else _located(contexts, on_line.pairs[:, d])
         return contexts if rows is not None else contexts.reshape(*state.batch_shape, self.context_features)
 

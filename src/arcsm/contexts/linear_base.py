@@ -1,14 +1,15 @@
 """The best linear predictor of each dimension given any set of others."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from arcsm.contexts.normal_moments import (
     Moments,
+    PreciseModule,
     Predictor,
     estimate_moments,
     given_others,
@@ -25,7 +26,7 @@ _MAX_ROWS = 20_000  # from which correlations are estimated
 _MIN_ROWS, _MAX_ELEMENTS = 500, 400_000  # with missing values: fewer, for a matrix each
 
 
-class LinearBase(nn.Module):
+class LinearBase(PreciseModule):
     """The best linear predictor of each dimension given any set of others, where it is nearly exact.
 
     With the correlations :math:`R` of the dimensions, in units of their deviations from the mean, that of :math:`x_d`
@@ -71,14 +72,6 @@ class LinearBase(nn.Module):
         self.register_buffer("slope", torch.ones(features, dtype=torch.float64))  # typical one of a map
         self.index: tuple[int, ...] = ()  # the dimensions on a line, for programs that cannot branch on values
         self.has_maps = False
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move the moments to another device; they stay in double precision, or a narrow line would be lost."""
-        precise = {name: buffer for name, buffer in self.named_buffers() if buffer.is_floating_point()}
-        super()._apply(fn, recurse)
-        for name, buffer in precise.items():
-            setattr(self, name, buffer.to(getattr(self, name).device))
-        return self
 
     def extra_repr(self) -> str:
         return f"near={self.near}"

@@ -1,18 +1,28 @@
 """Means and correlations of dimensions with missing values, and the conditionals of the normal distribution."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from arcsm.errors import readable
 
 _LEAST_EIGENVALUE = 1e-8  # of a correlation matrix: no error of a predictor is below its root
 _MIN_COMPLETE = 10  # complete rows for each column, from which EM may start
 _EM_STEPS, _EM_CHANGE = 100, 1e-6  # at most, and the change of correlations from which on they have converged
+
+
+class PreciseModule(nn.Module):
+    """A module whose moments stay in double precision when it is moved or converted, or narrow lines would be lost."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        precise = {name: buffer for name, buffer in self.named_buffers() if buffer.is_floating_point()}
+        super()._apply(fn, recurse)
+        for name, buffer in precise.items():
+            setattr(self, name, buffer.to(getattr(self, name).device))
+        return self
 
 
 class Predicted(NamedTuple):
@@ -51,12 +61,14 @@ def given_set(matrix: Tensor, values: Tensor, known: Tensor) -> Predicted:
         known = known[:1]
     lower = torch.linalg.cholesky(_masked(matrix, known))
     half = torch.linalg.solve_triangular(lower, matrix * known.double().unsqueeze(-1), upper=False)  # (B or 1, K, K)
-    inverse = _inverse(lower)
-    errors = inverse @ values.unsqueeze(-1)
-    product = (inverse.transpose(-1, -2) @ errors)[..., 0]
-    location = (half * errors).sum(-2)
-    residuals = partial(_standardised, product.unsqueeze(1), inverse.square().sum(-2).unsqueeze(1))
-    return Predicted(location, _error_scale(half).expand_as(values), residuals)
+    errors = _solve(lower, values)
+
+    def residuals() -> tuple[Tensor, Tensor]:
+        inverse = _inverse(lower)
+        product = (inverse.transpose(-1, -2) @ errors)[..., 0]
+        return _standardised(product.unsqueeze(1), inverse.square().sum(-2).unsqueeze(1))
+
+    return Predicted((half * errors).sum(-2), _error_scale(half).expand_as(values), residuals)
 
 
 def in_order(matrix: Tensor, values: Tensor, known: Tensor, order: Tensor) -> Predicted:
@@ -115,6 +127,13 @@ def _standardised(product: Tensor, precision: Tensor) -> tuple[Tensor, Tensor]:
 
 def _inverse(lower: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(lower, torch.eye(lower.shape[-1]).to(lower).expand_as(lower), upper=False)
+
+
+def _solve(lower: Tensor, values: Tensor) -> Tensor:
+    """Solve for values ``(B, K)`` with one triangular matrix for all rows or one for each; return ``(B, K, 1)``."""
+    if lower.shape[0] == 1:
+        return torch.linalg.solve_triangular(lower[0], values.T, upper=False).T.unsqueeze(-1)
+    return torch.linalg.solve_triangular(lower, values.unsqueeze(-1), upper=False)
 
 
 def _holds(condition: Tensor) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from arcsm._runtime.conditions import Condition
 from arcsm.errors import readable
 
+_FASTER = 10.0  # factor of the weights of linear predictions, which are learned sooner than others
 _SMALLEST_MEAN_SQUARE = 1e-6  # of a hidden layer, from which on it is normalised
 
 
@@ -23,6 +24,7 @@ class Sets(NamedTuple):
     condition_terms: list[Tensor]  # (*, 2 H) for each network; (B, 1, 2 H) if all dimensions share them
     residuals: Tensor | None  # (*, K), of the values of some columns on a line
     columns: Sequence[int]
+    linear: Tensor | None = None  # (B, U, 2), the features of linear predictors, each given the set of its dimension
 
 
 class SetNetwork(nn.Module):
@@ -38,6 +40,7 @@ class SetNetwork(nn.Module):
         hidden_features: Units of each layer of :math:`g`, all equal.
         dropout: Fraction of the units of residual layers that training switches off.
         residuals: Whether the network also sees residuals of values on a line.
+        owners: The dimensions of the units of :class:`LinearFeatures`, whose features contexts also get.
         condition_layer: Makes a layer that maps conditions to vectors of a size; ``None`` without conditions.
     """
 
@@ -48,6 +51,7 @@ class SetNetwork(nn.Module):
         hidden_features: Sequence[int],
         dropout: float,
         residuals: bool = False,
+        owners: Sequence[int] = (),
         condition_layer: Callable[[int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
@@ -60,6 +64,8 @@ class SetNetwork(nn.Module):
         self.output_weight = nn.Parameter(torch.randn(features, width, outputs) / math.sqrt(width))
         self.output_bias = nn.Parameter(torch.zeros(features, outputs))
         self.residual_weight = nn.Parameter(torch.zeros(features, 2 * width)) if residuals else None
+        self.owners = tuple(owners)
+        self.unit_weight = nn.Parameter(torch.zeros(len(self.owners), 2, outputs)) if self.owners else None
         self.condition = None if condition_layer is None else condition_layer(width)
         self.linear_condition = None if condition_layer is None else condition_layer(width)
         if self.linear_condition is not None:
@@ -90,24 +96,42 @@ class SetNetwork(nn.Module):
         g = F.silu(F.rms_norm(h, h.shape[-1:], eps=_SMALLEST_MEAN_SQUARE))
         return g + (self.linear(s) + of_last) * self._slowly
 
-    def of_one(self, hidden: Tensor, d: int) -> Tensor:
-        """Return the contexts of dimension ``d``, ``(B, H)`` to ``(B, C)``."""
-        return torch.addmm(self.output_bias[d], hidden, self.output_weight[d])
+    def of_one(self, sets: Sets, term: Tensor, d: int) -> Tensor:
+        """Return the contexts of dimension ``d``, ``(B, C)``; the ``term`` is that of the condition."""
+        contexts = torch.addmm(self.output_bias[d], self.hidden(sets, term), self.output_weight[d])
+        own = [unit for unit, owner in enumerate(self.owners) if owner == d]
+        if sets.linear is None or self.unit_weight is None or not own:
+            return contexts
+        return torch.addmm(contexts, sets.linear[:, own].flatten(1), _FASTER * self.unit_weight[own].flatten(0, 1))
 
-    def of_all(self, hidden: Tensor) -> Tensor:
-        """Return the contexts of all dimensions given one set, ``(B, H)`` to ``(B, D, C)``."""
+    def of_all(self, sets: Sets, term: Tensor) -> Tensor:
+        """Return the contexts of all dimensions given one set, ``(B, D, C)``."""
         weight = self.output_weight.transpose(1, 2).flatten(0, 1)  # (D * C, H)
-        return F.linear(hidden, weight, self.output_bias.flatten()).unflatten(-1, self.output_bias.shape)
+        contexts = F.linear(self.hidden(sets, term), weight, self.output_bias.flatten())
+        return self._with_units(contexts.unflatten(-1, self.output_bias.shape), sets)
 
-    def of_each(self, hidden: Tensor, dimensions: Tensor | None = None) -> Tensor:
-        """Return the contexts of all or some dimensions given a set for each, ``(B, D, H)`` to ``(B, D, C)``."""
+    def of_each(self, sets: Sets, term: Tensor, dimensions: Tensor | None = None) -> Tensor:
+        """Return the contexts of all or some dimensions given a set for each, ``(B, D, C)``."""
         part = slice(None) if dimensions is None else dimensions
         bias, weight = self.output_bias[part].unsqueeze(1), self.output_weight[part]
-        return torch.baddbmm(bias, hidden.transpose(0, 1), weight).transpose(0, 1)
+        contexts = torch.baddbmm(bias, self.hidden(sets, term).transpose(0, 1), weight).transpose(0, 1)
+        return self._with_units(contexts, sets, dimensions)
+
+    def _with_units(self, contexts: Tensor, sets: Sets, dimensions: Tensor | None = None) -> Tensor:
+        """Return contexts of all or some dimensions ``(B, D, C)`` with what their units add."""
+        if sets.linear is None or self.unit_weight is None:
+            return contexts
+        terms = (sets.linear.unsqueeze(-1) * (_FASTER * self.unit_weight)).sum(-2)  # (B, U, C)
+        owners = torch.tensor(self.owners, device=contexts.device)
+        every = contexts.new_zeros(contexts.shape[0], *self.output_bias.shape).index_add(1, owners, terms)
+        return contexts + (every if dimensions is None else every[:, dimensions])
 
 
 class SetNetworks(nn.Module):
     """A network for sets of at most ``small_sets`` values, unless that is 0, and one for the others.
+
+    Training switches off no units of the former: few values are hardly overfitted, and units that are switched off bias
+    the shares of levels.
 
     Arguments:
         small_sets: The largest number of values of a small set.
@@ -118,11 +142,11 @@ class SetNetworks(nn.Module):
         super().__init__()
         self.small_sets = small_sets
         self.large = new()
-        self.small = new() if small_sets else None
+        self.small = _without_dropout(new()) if small_sets else None
 
     def divide(self, small_sets: int) -> SetNetwork:
         """Give small sets a copy of the network of the others, and return it."""
-        self.small_sets, self.small = small_sets, copy.deepcopy(self.large)
+        self.small_sets, self.small = small_sets, _without_dropout(copy.deepcopy(self.large))
         return self.small
 
     def condition_terms(self, condition: Condition | None, rows: int) -> list[Tensor]:
@@ -132,11 +156,11 @@ class SetNetworks(nn.Module):
 
     def of_one(self, sets: Sets, d: int) -> Tensor:
         """Return the contexts of dimension ``d`` given the set of each row, ``(B, C)``."""
-        return self._by_size(sets, lambda network, term: network.of_one(network.hidden(sets, term), d))
+        return self._by_size(sets, lambda network, term: network.of_one(sets, term, d))
 
     def of_all(self, sets: Sets) -> Tensor:
         """Return the contexts of all dimensions given the set of each row, ``(B, D, C)``."""
-        return self._by_size(sets, lambda network, term: network.of_all(network.hidden(sets, term)), dimensions=1)
+        return self._by_size(sets, lambda network, term: network.of_all(sets, term), dimensions=1)
 
     def _by_size(self, sets: Sets, of: Callable[[SetNetwork, Tensor], Tensor], dimensions: int = 0) -> Tensor:
         """Return contexts from the network for the size of each set, which may have further ``dimensions``."""
@@ -156,11 +180,10 @@ class SetNetworks(nn.Module):
         """
         large, *small = sets.condition_terms
         if self.small is None:
-            return self.large.of_each(self.large.hidden(sets, large))
+            return self.large.of_each(sets, large)
         is_small = sets.size <= self.small_sets  # (B, D, 1)
         if readable(is_small) is not is_small:  # in a transform or a compiled graph, whose shapes depend on no values
-            of_small, of_large = self.small.hidden(sets, small[0]), self.large.hidden(sets, large)
-            return torch.where(is_small, self.small.of_each(of_small), self.large.of_each(of_large))
+            return torch.where(is_small, self.small.of_each(sets, small[0]), self.large.of_each(sets, large))
         parts = []
         for network, term, needed in (
             (self.small, small[0], is_small.any(0)), (self.large, large, ~is_small.all(0)),
@@ -168,6 +191,11 @@ class SetNetworks(nn.Module):
             chosen = needed[:, 0].nonzero()[:, 0]
             residuals = None if sets.residuals is None else sets.residuals[:, chosen]
             its = sets._replace(total=sets.total[:, chosen], size=sets.size[:, chosen], residuals=residuals)
-            found = network.of_each(network.hidden(its, term), chosen)
+            found = network.of_each(its, term, chosen)
             parts.append(found.new_zeros(*is_small.shape[:2], found.shape[-1]).index_copy(1, chosen, found))
         return torch.where(is_small, parts[0], parts[1])
+
+
+def _without_dropout(network: SetNetwork) -> SetNetwork:
+    network.dropout = 0.0
+    return network

@@ -8,6 +8,7 @@ from typing import Self
 from torch import Tensor
 
 from arcsm.contexts import AnyOrder
+from arcsm.contexts.linear_features import units_of
 from arcsm.heads import CategoricalHead, Head, LocatedHead, MixedHead, ScoreHead
 from arcsm.model import AutoregressiveModel
 from arcsm.noise import NoiseLadder
@@ -22,6 +23,7 @@ _RATE_OF_LEVELS, _DROPOUT_OF_LEVELS, _WEIGHT_DECAY_OF_LEVELS = 2e-3, 0.3, 1.0  #
 _RATE, _RATE_OF_FINE = 1e-2, 3e-3  # of densities of many rows, and of fewer than 2,000
 _RATE_OF_FEW_ROWS = 1e-3  # of densities and of nominal columns with few training rows
 _MIN_ROWS_FOR_SINUSOIDS = 500  # from which on the head of such a model sees sinusoids
+_MAX_UNITS = 64  # numbers and levels, whose correlations are inverted for each row of a batch
 _MAX_OWN_HEADS = 32  # of nominal columns
 _FINE_RATIO = 1.35  # between noise levels; larger steps of the flow widen conditionals
 _MAX_SMOOTH_RATIO = 2.0  # between noise levels of a smooth model: the most that the flow takes in one step
@@ -46,7 +48,9 @@ class TableConfig:
     max_steps: int
     batch_size: int
     learning_rate: float  # peak
+    rate_of_scores: float  # likewise, of the head of numeric columns
     weight_decay: float
+    max_units: int = 0  # of linear predictors, numbers and levels, up to which contexts see what these say
     rate_of_small_sets: float = 5e-3  # of known values, whose network is trained further
     batch_size_of_small_sets: int = 1_024  # with more rows a step, probabilities depend less on the seed
 
@@ -75,7 +79,9 @@ class TableConfig:
             max_steps=8_000 if rows >= 20_000 else 5_000 if large else 3_000 if fine else 2_000,
             batch_size=256,
             learning_rate=_RATE if large else _RATE_OF_FINE if fine else _RATE_OF_FEW_ROWS,
+            rate_of_scores=_RATE,
             weight_decay=1e-2,
+            max_units=0 if large else _MAX_UNITS,
             rate_of_small_sets=5e-3 if fine else 5e-4,
             batch_size_of_small_sets=1_024 if fine else 256,
         )
@@ -100,6 +106,7 @@ class TableConfig:
             max_steps=1_000 if small else 4_000 if large else 2_500,
             batch_size=128,
             learning_rate=5e-3,
+            rate_of_scores=5e-3,
             weight_decay=0.1,
         )
 
@@ -120,6 +127,7 @@ class TableConfig:
             head_sinusoids=self.head_sinusoids if rows >= _MIN_ROWS_FOR_SINUSOIDS else self.sinusoids,
             max_steps=min(self.max_steps, _MAX_STEPS_OF_TARGETS),
             learning_rate=rate if nominal else _RATE_OF_TARGETS,
+            rate_of_scores=rate if nominal else _RATE_OF_TARGETS,
             dropout=_DROPOUT_OF_LEVELS if nominal else self.dropout,
             weight_decay=_WEIGHT_DECAY_OF_LEVELS if nominal else self.weight_decay,
         )
@@ -127,7 +135,8 @@ class TableConfig:
     def with_rate_of(self, longer: Self) -> Self:
         """Return a variant that learns as much faster than a ``longer`` training as it is shorter, within limits."""
         rate = longer.learning_rate * max(1.0, longer.max_steps / self.max_steps)
-        return replace(self, learning_rate=max(longer.learning_rate, min(rate, _RATE)))
+        rate = max(longer.learning_rate, min(rate, _RATE))
+        return replace(self, learning_rate=rate, rate_of_scores=max(rate, self.rate_of_scores))
 
     def high_resolution(self) -> Self:
         """Return a variant with more sinusoids and finer noise, for a small table whose values repeat or cluster.
@@ -136,7 +145,7 @@ class TableConfig:
         """
         return replace(
             self, sinusoids=6, sinusoid_decay=0.0, head_sinusoids=6, sigma_min=0.01, noise_levels=20, max_steps=3_000,
-            learning_rate=_RATE, rate_of_small_sets=5e-3,
+            learning_rate=_RATE, rate_of_scores=_RATE, rate_of_small_sets=5e-3,
         )  # fmt: skip
 
     def build_model(
@@ -156,11 +165,12 @@ class TableConfig:
         a :class:`LocatedHead`; with ``exponents``, they are on a line before their maps.
         """
         max_frequency, context_features = 0.5 / self.sigma_min, self.context_features + 2 * located
+        are_ordered = [d for d, in_order in enumerate(ordered or ()) if in_order]
         context = AnyOrder(
             len(levels), context_features, self.hidden_features, self.embedding_features,
             sinusoids=self.sinusoids, max_frequency=max_frequency, dropout=self.dropout, levels=levels, parents=parents,
-            targets=targets, ordered=[d for d, in_order in enumerate(ordered or ()) if in_order],
-            sinusoid_decay=self.sinusoid_decay, balance=balance, located=located,
+            targets=targets, ordered=are_ordered, sinusoid_decay=self.sinusoid_decay, balance=balance, located=located,
+            linear_features=0 < len(units_of(levels, are_ordered)) <= self.max_units,
         )  # fmt: skip
         if context.base is not None and exponents is not None:
             context.base.set_maps(exponents)
@@ -191,6 +201,7 @@ class TableConfig:
         """Return the training configuration for columns with these level widths; without patience ``to_the_end``."""
         return TrainConfig(
             objective="csm", steps=self.max_steps, batch_size=self.batch_size, learning_rate=self.learning_rate,
+            score_rate_factor=self.rate_of_scores / self.learning_rate,
             warmup_steps=50, ema=0.99, optimizer="adamw", weight_decay=self.weight_decay, dequantise=tuple(widths),
             validate_every=max(1, self.max_steps // 20), patience=None if to_the_end else 6, seed=seed, device=device,
         )  # fmt: skip

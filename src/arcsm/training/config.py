@@ -35,6 +35,8 @@ class TrainConfig(BaseModel):
             ``hide``, ``mix="auto"`` and rounding, the weights do not depend on it.
         optimizer: ``"adam"`` or ``"adamw"``.
         learning_rate: Peak learning rate (a cosine that falls before the warm-up ends stays below it).
+        score_rate_factor: Factor of the learning rate of heads without a closed form. A score network starts at a
+            Gaussian, and with few rows a context is overfitted before a network at the same rate has left it.
         weight_decay: Decoupled weight decay, for adamw.
         schedule: ``"constant"``, or ``"cosine"`` down to zero over all steps.
         warmup_steps: Steps over which a linear warm-up raises the learning rate from zero.
@@ -78,6 +80,7 @@ class TrainConfig(BaseModel):
     accumulate: int = Field(1, ge=1)
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: float = Field(1e-3, gt=0)
+    score_rate_factor: float = Field(1.0, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     schedule: Literal["constant", "cosine"] = "cosine"
     warmup_steps: int = Field(100, ge=0)

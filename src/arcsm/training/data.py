@@ -12,6 +12,7 @@ from torch import Tensor
 from arcsm._runtime.conditions import VECTOR, Condition, check_type, map_condition, tensors_of
 from arcsm.contexts import Context
 from arcsm.contexts.linear_base import LinearBase
+from arcsm.contexts.linear_features import LinearFeatures
 from arcsm.data.arrays import native, without_mask
 from arcsm.data.checks import check_precision
 from arcsm.data.streams import RowStream
@@ -174,14 +175,19 @@ def set_moments(
     """Set what a model takes from the training data at once: its units, and the correlations of a linear base."""
     x = model.context.resolved(x) if isinstance(x, Tensor) else x
     standardise(model, x, condition, config)
-    base = getattr(model.context, "base", None)
-    if not isinstance(base, LinearBase):
+    base, linear = getattr(model.context, "base", None), getattr(model.context, "linear", None)
+    has_base, has_features = isinstance(base, LinearBase), isinstance(linear, LinearFeatures)
+    if not has_base and not has_features:
         return
     if not isinstance(x, Tensor):
-        raise ValueError("x_train: the linear base of an AnyOrder needs rows in memory; leave out located=True")
-    discrete = torch.tensor(model.discrete, device=x.device)
-    base.set_maps(base.exponent, model.shift, model.scale)
-    base.fit(model.standardise(x.to(model.shift)).masked_fill(discrete, torch.nan))
+        argument = "located" if has_base else "linear_features"
+        raise ValueError(f"x_train: the correlations of an AnyOrder need rows in memory; leave out {argument}=True")
+    z = model.standardise(x.to(model.shift))
+    if isinstance(base, LinearBase):
+        base.set_maps(base.exponent, model.shift, model.scale)
+        base.fit(z.masked_fill(torch.tensor(model.discrete, device=x.device), torch.nan))
+    if isinstance(linear, LinearFeatures):
+        linear.fit(z)
 
 
 def standardise(

@@ -86,7 +86,7 @@ MakeScheduler = Callable[[Optimizer], LRScheduler]
 def build_optimizer(model: AutoregressiveModel, config: TrainConfig, make: MakeOptimizer | None = None) -> Optimizer:
     """Return the optimizer of a configuration, or a custom one, over all weights of a model."""
     if make is not None:
-        _check_unset(config, "optimizer", "optimizer", "learning_rate", "weight_decay")
+        _check_unset(config, "optimizer", "optimizer", "learning_rate", "score_rate_factor", "weight_decay")
         if not callable(make):
             hint = 'TrainConfig(optimizer="adamw")' if isinstance(make, str) else "partial(torch.optim.SGD, lr=0.1)"
             raise TypeError(f"optimizer: expected a function of the parameters, got {_described(make)}; give {hint}")
@@ -98,10 +98,17 @@ def build_optimizer(model: AutoregressiveModel, config: TrainConfig, make: MakeO
             name = type(optimizer).__name__
             raise ValueError(f"optimizer: {name} evaluates the loss several times a step, which fit does not support")
         return optimizer
+    rate, groups = config.learning_rate, list[Any](model.parameters())
+    if config.score_rate_factor != 1.0:
+        scores = [head for head, _ in model.head.parts(model.features) if not head.normalised]
+        of_scores = {id(weight): weight for head in scores for weight in head.parameters()}
+        groups = [
+            {"params": [weight for weight in model.parameters() if id(weight) not in of_scores]},
+            {"params": list(of_scores.values()), "lr": rate * config.score_rate_factor},
+        ]
     if config.optimizer == "adamw":
-        rate, decay = config.learning_rate, config.weight_decay
-        return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay, fused=True)
-    return torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+        return torch.optim.AdamW(groups, lr=rate, weight_decay=config.weight_decay, fused=True)
+    return torch.optim.Adam(groups, lr=rate, fused=True)
 
 
 def build_scheduler(optimizer: Optimizer, config: TrainConfig, make: MakeScheduler | None) -> LRScheduler | None:

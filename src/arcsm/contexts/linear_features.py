@@ -1,0 +1,112 @@
+"""What the best linear predictor says of each dimension given any set of others, as features of a network."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from arcsm.contexts.normal_moments import Moments, PreciseModule, estimate_moments, given_set
+
+_MAX_LEVELS = 16  # of a nominal dimension that takes part
+_MAX_ROWS = 5_000  # from which correlations are estimated
+_LEAST_SCALE = 0.05  # of an error, in standard deviations
+
+
+class LinearFeatures(PreciseModule):
+    """Mean and log error of the best linear predictor of each dimension given any set of others.
+
+    A number is one unit, the rank of an ordered level likewise, and each level of a nominal dimension has one unit, 1
+    or 0. In units of their deviations from the mean, with correlations :math:`R` and the units :math:`S` of the known
+    values, the features of a unit :math:`e` are
+
+    .. math:: m_e = R_{eS} R_{SS}^{-1} x_S, \\qquad \\log s_e, \\quad s_e^2 = 1 - R_{eS} R_{SS}^{-1} R_{Se}
+
+    From few rows, a network learns what a pair of values tells of a third only after it has overfitted larger sets; the
+    predictor knows at once. The estimated correlations are multiplied by :math:`N / (N + K)`, for :math:`N` rows and
+    :math:`K` units, which suffice for regressions on more units than rows.
+
+    Arguments:
+        levels: The number of levels of each dimension, 0 for numbers. Nominal dimensions of more than 16 levels take no
+            part.
+        ordered: The dimensions with ordered levels.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    correlation: Tensor
+    owner: Tensor  # the dimension of each unit, (K,)
+    level: Tensor  # its level, or -1 for a number or a rank, (K,)
+
+    def __init__(self, levels: Sequence[int], ordered: Sequence[int] = ()) -> None:
+        super().__init__()
+        units = units_of(levels, ordered)
+        if not units:
+            raise ValueError(f"linear_features: expected a column of numbers, or of at most {_MAX_LEVELS} levels")
+        self.units = len(units)
+        self.owners = tuple(d for d, _ in units)
+        self._units_of = {d: [k for k, unit in enumerate(units) if unit[0] == d] for d, _ in units}  # in order
+        self.register_buffer("owner", torch.tensor(self.owners, dtype=torch.long), persistent=False)
+        self.register_buffer("level", torch.tensor([level for _, level in units], dtype=torch.long), persistent=False)
+        self.register_buffer("mean", torch.zeros(self.units, dtype=torch.float64))
+        self.register_buffer("deviation", torch.ones(self.units, dtype=torch.float64))
+        self.register_buffer("correlation", torch.eye(self.units, dtype=torch.float64))
+
+    def fit(self, z: Tensor) -> None:
+        """Estimate means, deviations and correlations from standardised rows ``(N, D)``; NaN is missing."""
+        z = self._of_units(z[:: -(-len(z) // _MAX_ROWS)])
+        moments = estimate_moments(z)
+        apart = 1.0 - torch.eye(self.units, dtype=z.dtype, device=z.device)
+        shrunk = moments.correlation * (1.0 - apart * self.units / (len(z) + self.units))
+        self.set_moments(moments._replace(correlation=shrunk))
+
+    def set_moments(self, moments: Moments) -> None:
+        """Set means, deviations and correlations of the units."""
+        self.mean.copy_(moments.mean)
+        self.deviation.copy_(moments.deviation)
+        self.correlation.copy_(moments.correlation)
+
+    @property
+    def has_correlations(self) -> bool:
+        """Whether any two units are correlated; else there is nothing to predict."""
+        return int((self.correlation != 0.0).sum()) > self.units
+
+    def forward(self, x: Tensor, known: Tensor) -> Tensor:
+        """Return the features of all units given one set for each row, ``(B, K, 2)``.
+
+        Arguments:
+            x: Rows ``(B, D)`` in standardised units.
+            known: Which of their values are in the set, ``(B, D)``.
+        """
+        known = known[:, self.owner] > 0.0
+        moments = Moments(self.mean, self.deviation, self.correlation)
+        values = torch.where(known, (self._of_units(x) - moments.mean) / moments.deviation, 0.0)
+        found = given_set(moments.correlation, values, known)
+        return torch.stack([found.location, found.scale.clamp(min=_LEAST_SCALE).log()], -1).to(x)
+
+    def given_each(self, x: Tensor, sets: Tensor) -> Tensor:
+        """Return the features of the units of each dimension given its own set, ``(B, K, 2)``.
+
+        Arguments:
+            x: Rows ``(B, D)`` in standardised units.
+            sets: Which values are in the set of each dimension, ``(B, D, D)``: the second index is the set's.
+        """
+        found = [x.new_zeros(x.shape[0], 0, 2)]
+        found += [self(x, sets[:, d])[:, units] for d, units in self._units_of.items()]
+        return torch.cat(found, 1)
+
+    def _of_units(self, x: Tensor) -> Tensor:
+        """Return the values of the units of rows ``(B, D)``, ``(B, K)``."""
+        values = x[:, self.owner].double()
+        is_level = torch.where(values.isnan(), values, (values.round() == self.level).double())
+        return torch.where(self.level < 0, values, is_level)
+
+
+def units_of(levels: Sequence[int], ordered: Sequence[int] = ()) -> list[tuple[int, int]]:
+    """Return the dimension of each unit of :class:`LinearFeatures`, and its level, or -1 for a number or a rank."""
+    units = list[tuple[int, int]]()
+    for d, count in enumerate(levels):
+        if not count or d in ordered:
+            units.append((d, -1))
+        elif count <= _MAX_LEVELS:
+            units += [(d, level) for level in range(count)]
+    return units
