@@ -72,3 +72,40 @@ def test_a_rate_that_jumps_with_a_date_is_learned() -> None:
     without = density.probability(event, given=given).value
     assert abs(found - expected) < 0.5 * abs(without - expected)
     assert abs(found - expected) < 0.04
+
+
+def answers(rows: int, seed: int) -> pd.DataFrame:
+    """Draw answers of a survey, and working hours that depend on the department and on one of the answers."""
+    random = np.random.default_rng(seed)
+    department = random.choice(["Sales", "Support", "Research", "Law"], rows, p=[0.3, 0.3, 0.28, 0.12])
+    mood = pd.Series(department).map({"Sales": 0.1, "Support": -0.6, "Research": 0.4, "Law": 0.0}).to_numpy()
+    mood = mood + random.normal(size=rows)
+
+    def item(weight: float) -> np.ndarray[Any, Any]:
+        z = weight * mood + random.normal(size=rows)
+        return 1 + (z[:, None] > np.array([-1.6, -0.7, 0.2, 1.2])).sum(1)
+
+    table = pd.DataFrame({"department": department, "load": item(-0.8)})
+    for name, weight in {"trust": 1.3, "pay": 0.7, "growth": 1.1, "respect": 1.6, "tools": 0.4}.items():
+        table[name] = item(weight)
+    mean = 39.0 + 1.6 * (table["load"] - 3) + 2.0 * (department == "Sales")
+    table["hours"] = np.round(mean + 2.2 * random.normal(size=rows), 1)
+    return table
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_probabilities_given_two_values_are_about_as_good_as_counts(seed: int) -> None:
+    """Some 20 to 80 of 900 rows have these two values; counting them is unbiased."""
+    table, truth = answers(900, seed), answers(200_000, 99)
+    density, errors = ScoreDensity(random_state=0).fit(table), list[tuple[float, float]]()
+    for (department, load), rows in truth.groupby(["department", "load"]):
+        given = {"department": department, "load": load}
+        seen = table.loc[(table["department"] == department) & (table["load"] == load), "hours"]
+        if len(seen) < 20:
+            continue
+        expected = (rows["hours"] <= 40.0).mean()
+        counted = ((seen <= 40.0).sum() + 0.5) / (len(seen) + 1.0)
+        errors.append((density.probability({"hours": (None, 40.0)}, given=given).value - expected, counted - expected))
+    found, counted = np.sqrt(np.square(errors).mean(0))
+    assert found < 1.3 * counted

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from arcsm._runtime.conditions import Condition
 from arcsm.errors import readable
 
-_FASTER = 10.0  # factor of the weights of linear predictions, which are learned sooner than others
+_FASTER = 30.0  # factor of the weights of linear predictions, which are learned sooner than others
 _SMALLEST_MEAN_SQUARE = 1e-6  # of a hidden layer, from which on it is normalised
 
 
