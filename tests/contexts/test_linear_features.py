@@ -38,25 +38,68 @@ def test_numbers_and_ranks_are_one_unit_and_each_level_of_a_name_is_one() -> Non
         AnyOrder(2, 3, (8, 8), 6, levels=(17, 20), linear_features=True)
 
 
-def test_features_are_those_of_least_squares_given_every_set() -> None:
-    x = table(4000)
+def test_features_are_those_of_ridge_regression_given_every_set() -> None:
+    x, owners = table(4000), np.array([0, 1, 1, 1, 2, 3])
     features = LinearFeatures(LEVELS, ORDERED)
     features.fit(x)
-    shrunk, owners, values = 6 / 4006, [0, 1, 1, 1, 2, 3], units(x)
+    values = units(x)
+    counts = np.array([np.inf, *values.sum(0)[1:4], np.inf, np.inf])
+    trust = 1.0 / (1.0 + 10.0 / counts)
     values = (values - values.mean(0)) / values.std(0)
+    matrix = values.T @ values / len(x) * np.outer(trust, trust) * 4000 / 4006
+    np.fill_diagonal(matrix, 1.0)
     for size, dimension in itertools.product(range(4), range(4)):
         for chosen in itertools.combinations([d for d in range(4) if d != dimension], size):
             known = torch.zeros(1, 4, dtype=torch.bool)
             known[0, list(chosen)] = True
-            inputs = values[:, [owner in chosen for owner in owners]]
-            targets = values[:, [owner == dimension for owner in owners]]
-            found = features(x, known.expand(len(x), -1))[:, [owner == dimension for owner in owners]]
-            own = inputs.T @ inputs / len(x) * (1.0 - shrunk) + shrunk * np.eye(inputs.shape[1])
-            weights = np.linalg.solve(own, inputs.T @ targets / len(x) * (1.0 - shrunk))
-            np.testing.assert_allclose(found[..., 0], inputs @ weights, rtol=0.0, atol=1e-7)
-            explained = (weights * (inputs.T @ targets / len(x) * (1.0 - shrunk))).sum(0)
-            scale = np.sqrt(1.0 - explained).clip(min=0.05)
-            np.testing.assert_allclose(found[..., 1].exp(), np.broadcast_to(scale, targets.shape), rtol=0.0, atol=1e-7)
+            inside, own = np.isin(owners, chosen), owners == dimension
+            found = features(x, known.expand(len(x), -1))[:, own]
+            weights = np.linalg.solve(matrix[inside][:, inside], matrix[inside][:, own])
+            np.testing.assert_allclose(found[..., 0], values[:, inside] @ weights, rtol=0.0, atol=1e-7)
+            scale = np.sqrt(1.0 - (weights * matrix[inside][:, own]).sum(0)).clip(min=0.05)
+            np.testing.assert_allclose(
+                found[..., 1].exp(), np.broadcast_to(scale, found.shape[:2]), rtol=0.0, atol=1e-7
+            )
+
+
+def test_from_many_rows_they_are_those_of_least_squares() -> None:
+    x = table(20_000)
+    features = LinearFeatures(LEVELS, ORDERED)
+    features.fit(x)
+    known = torch.tensor([[True, True, False, False]]).expand(len(x), -1)
+    inputs = units(x)[:, :4]
+    weights, *_ = np.linalg.lstsq(inputs, x[:, 3].numpy(), rcond=None)
+    found = x[:, 3].mean() + x[:, 3].std() * features(x, known)[:, 5, 0]
+    np.testing.assert_allclose(found, inputs @ weights, rtol=0.0, atol=0.02)
+
+
+def test_a_level_that_no_row_has_tells_nothing() -> None:
+    x = table(400)
+    x = x[x[:, 1] < 2.0]
+    features = LinearFeatures(LEVELS, ORDERED)
+    features.fit(x)
+    row = torch.tensor([[torch.nan, 2.0, torch.nan, torch.nan]], dtype=torch.float64)
+    assert features(row, ~row.isnan()).abs().max() < 5.0
+    assert features.correlation[3].tolist() == [0.0, 0.0, 0.0, 1.0, 0.0, 0.0]
+
+
+def test_what_few_rows_of_a_level_tell_is_trusted_less() -> None:
+    x = table(2000)
+    x = torch.cat([x[x[:, 1] < 2.0][:1000], x[x[:, 1] == 2.0][:2]])
+    x[-2:, 3] = 8.0
+    features = LinearFeatures(LEVELS, ORDERED)
+    features.fit(x)
+    row = torch.tensor([[torch.nan, 2.0, torch.nan, torch.nan]], dtype=torch.float64)
+    shift = float(x[:, 3].std() * features(row, ~row.isnan())[0, 5, 0])
+    assert 0.1 * 8.0 < shift < 0.4 * 8.0  # 2 of 2 + 10 rows, and the other two levels say that it is neither
+
+
+def test_the_order_of_the_rows_does_not_matter() -> None:
+    x = table(30_000)
+    x[:, 1] = torch.arange(30_000) % 2
+    features = LinearFeatures(LEVELS, ORDERED)
+    features.fit(x)
+    assert features.deviation[1] == pytest.approx(0.5, abs=0.01)
 
 
 def test_each_dimension_can_have_its_own_set() -> None:
@@ -110,6 +153,26 @@ def test_steps_equal_the_parallel_pass_with_names_and_missing_values(fitted: dic
         for d in order:
             torch.testing.assert_close(context.step(state, previous), expected[:, d], rtol=0.0, atol=1e-12)
             previous = x[:, d]
+
+
+def test_half_precision_training_takes_them() -> None:
+    config = TrainConfig(objective="mle", steps=3, device="cpu", precision="bf16-mixed")
+    model = model_of_table(linear=True)
+    arcsm.fit(model, table(300).float(), config=config)
+    assert all(bool(weight.isfinite().all()) for weight in model.parameters())
+
+
+def test_a_model_that_keeps_its_units_keeps_its_correlations() -> None:
+    model, x = model_of_table(linear=True), table(300).float()
+    config = TrainConfig(objective="mle", steps=3, device="cpu", standardise="none")
+    arcsm.fit(model, x, config=config)
+    linear = model.context.linear
+    before = linear.correlation.clone()
+    assert linear.has_correlations
+    arcsm.fit(model, x[:50], config=config)
+    assert torch.equal(linear.correlation, before)
+    arcsm.fit(model, x[:50], config=config.model_copy(update={"standardise": "columns"}))
+    assert not torch.equal(linear.correlation, before)
 
 
 def test_a_model_is_saved_with_its_correlations(fitted: dict[bool, AutoregressiveModel], tmp_path: Path) -> None:

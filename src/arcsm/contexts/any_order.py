@@ -391,7 +391,8 @@ class AnyOrder(Context):
     def small_sets_only(self, small_sets: int) -> Iterator[None]:
         """Within the block, training draws sets of at most this many values, and changes only their network.
 
-        This network begins as a copy of the one that the others have.
+        This network begins as a copy of the one that the others have, and replaces one that was there. A model has a
+        head, too: ``model.head.requires_grad_(False)`` leaves it as it is, and ``standardise="none"`` the units.
 
         Example:
             >>> context = AnyOrder(features=5, context_features=2, hidden_features=(8, 8))

@@ -15,6 +15,7 @@ from arcsm.contexts.normal_moments import (
     given_others,
     given_set,
     in_order,
+    some_rows,
 )
 from arcsm.contexts.number_maps import log_slope, map_values, unmap_numbers
 
@@ -110,7 +111,7 @@ class LinearBase(PreciseModule):
         that the predictor has not seen, in its own units, or by a tenth of the largest one.
         """
         most = _MAX_ROWS if bool(z.isfinite().all()) else max(_MIN_ROWS, _MAX_ELEMENTS // z.shape[1] ** 2)
-        z = self._before_maps(z[:: -(-len(z) // most)].double())
+        z = self._before_maps(some_rows(z, most).double())
         if self.has_maps:
             slopes = log_slope(z, self.exponent) - self.unit.log()
             self.slope.copy_(torch.where(self.exponent == 1.0, 1.0, slopes.nanmean(0).exp().nan_to_num(nan=1.0)))

@@ -5,11 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from arcsm.contexts.normal_moments import Moments, PreciseModule, estimate_moments, given_set
+from arcsm.contexts.normal_moments import Moments, PreciseModule, estimate_moments, given_set, some_rows
 
 _MAX_LEVELS = 16  # of a nominal dimension that takes part
-_MAX_ROWS = 5_000  # from which correlations are estimated
+_MAX_ROWS = 20_000  # from which correlations are estimated
+_MIN_ROWS, _MAX_ELEMENTS = 500, 4_000_000  # with missing values: fewer, for a matrix each
 _LEAST_SCALE = 0.05  # of an error, in standard deviations
+_UNCERTAIN_ROWS = 10  # of a level, whose correlations are halved
+_LEAST_DEVIATION = 1e-6  # of a unit that varies
 
 
 class LinearFeatures(PreciseModule):
@@ -22,8 +25,9 @@ class LinearFeatures(PreciseModule):
     .. math:: m_e = R_{eS} R_{SS}^{-1} x_S, \\qquad \\log s_e, \\quad s_e^2 = 1 - R_{eS} R_{SS}^{-1} R_{Se}
 
     From few rows, a network learns what a pair of values tells of a third only after it has overfitted larger sets; the
-    predictor knows at once. The estimated correlations are multiplied by :math:`N / (N + K)`, for :math:`N` rows and
-    :math:`K` units, which suffice for regressions on more units than rows.
+    predictor knows at once. The estimated correlations of different units are multiplied by :math:`N / (N + K)`, for
+    :math:`N` rows and :math:`K` units; that is ridge regression, which exists for more units than rows, too. Those of a
+    level that :math:`n` rows have are further multiplied by :math:`n / (n + 10)`, and a unit without variance has none.
 
     Arguments:
         levels: The number of levels of each dimension, 0 for numbers. Nominal dimensions of more than 16 levels take no
@@ -53,11 +57,17 @@ class LinearFeatures(PreciseModule):
 
     def fit(self, z: Tensor) -> None:
         """Estimate means, deviations and correlations from standardised rows ``(N, D)``; NaN is missing."""
-        z = self._of_units(z[:: -(-len(z) // _MAX_ROWS)])
-        moments = estimate_moments(z)
-        apart = 1.0 - torch.eye(self.units, dtype=z.dtype, device=z.device)
-        shrunk = moments.correlation * (1.0 - apart * self.units / (len(z) + self.units))
-        self.set_moments(moments._replace(correlation=shrunk))
+        z = self._of_units(z)
+        most = _MAX_ROWS if bool(z.isfinite().all()) else max(_MIN_ROWS, _MAX_ELEMENTS // self.units**2)
+        z = some_rows(z, most)
+        moments, rows = estimate_moments(z), len(z)
+        counts = moments.mean * rows
+        trust = torch.where(self.level < 0, 1.0, counts / (counts + _UNCERTAIN_ROWS))
+        varies = moments.deviation > _LEAST_DEVIATION
+        trust = torch.where(varies, trust, 0.0)
+        shrunk = moments.correlation * (trust * trust.unsqueeze(1)) * (rows / (rows + self.units))
+        shrunk.fill_diagonal_(1.0)
+        self.set_moments(Moments(moments.mean, torch.where(varies, moments.deviation, 1.0), shrunk))
 
     def set_moments(self, moments: Moments) -> None:
         """Set means, deviations and correlations of the units."""

@@ -153,6 +153,13 @@ def _masked(matrix: Tensor, known: Tensor) -> Tensor:
     return matrix * (k.unsqueeze(-1) * k.unsqueeze(-2)) + torch.diag_embed(1.0 - k)
 
 
+def some_rows(z: Tensor, most: int) -> Tensor:
+    """Return all rows ``(N, D)``, or random ones if they are more than ``most``."""
+    if len(z) <= most:
+        return z
+    return z[torch.randperm(len(z), generator=torch.Generator().manual_seed(0))[:most].to(z.device)]
+
+
 def estimate_moments(z: Tensor) -> Moments:
     """Return the moments of rows ``(N, D)`` with NaN for missing values; correlations have a positive spectrum.
 

@@ -123,8 +123,8 @@ class SetNetwork(nn.Module):
             return contexts
         terms = (sets.linear.unsqueeze(-1) * (_FASTER * self.unit_weight)).sum(-2)  # (B, U, C)
         owners = torch.tensor(self.owners, device=contexts.device)
-        every = contexts.new_zeros(contexts.shape[0], *self.output_bias.shape).index_add(1, owners, terms)
-        return contexts + (every if dimensions is None else every[:, dimensions])
+        every = terms.new_zeros(terms.shape[0], *self.output_bias.shape).index_add(1, owners, terms)
+        return contexts + (every if dimensions is None else every[:, dimensions]).to(contexts)
 
 
 class SetNetworks(nn.Module):

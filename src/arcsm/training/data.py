@@ -172,7 +172,10 @@ def check_grey_levels(model: AutoregressiveModel, x: Tensor | RowStream, widths:
 def set_moments(
     model: AutoregressiveModel, x: Tensor | RowStream, condition: Condition | None, config: TrainConfig
 ) -> None:
-    """Set what a model takes from the training data at once: its units, and the correlations of a linear base."""
+    """Set what a model takes from the training data at once: its units, and the correlations of an AnyOrder.
+
+    A model that keeps its units (``standardise="none"``) keeps correlations that it has, too: its weights rely on them.
+    """
     x = model.context.resolved(x) if isinstance(x, Tensor) else x
     standardise(model, x, condition, config)
     base, linear = getattr(model.context, "base", None), getattr(model.context, "linear", None)
@@ -183,10 +186,11 @@ def set_moments(
         argument = "located" if has_base else "linear_features"
         raise ValueError(f"x_train: the correlations of an AnyOrder need rows in memory; leave out {argument}=True")
     z = model.standardise(x.to(model.shift))
-    if isinstance(base, LinearBase):
+    keeps = config.standardise == "none"
+    if isinstance(base, LinearBase) and not (keeps and base.index):
         base.set_maps(base.exponent, model.shift, model.scale)
         base.fit(z.masked_fill(torch.tensor(model.discrete, device=x.device), torch.nan))
-    if isinstance(linear, LinearFeatures):
+    if isinstance(linear, LinearFeatures) and not (keeps and linear.has_correlations):
         linear.fit(z)
 
 
