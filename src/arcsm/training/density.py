@@ -35,6 +35,7 @@ from arcsm.training.optimization import (
     build_fabric,
     build_optimizer,
     build_scheduler,
+    gradient_scaler,
     local_parts,
 )
 from arcsm.training.purposes import Purpose
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from lightning_fabric.loggers.logger import Logger
 
 _VALIDATION_BATCH = 1024
+_MOST_SKIPPED = 30  # steps in a row without a finite gradient in half precision, each of which halves a scale
 
 
 def fit(
@@ -215,6 +217,7 @@ class DensityTask(TrainingTask):
         self.scheduler = build_scheduler(self.optimizer, config, scheduler)
         self.is_custom = optimizer is not None or scheduler is not None
         self.loss, self.wrapped_optimizer = self.fabric.setup(loss, self.optimizer)
+        self.scaler, self.skipped = gradient_scaler(self.fabric), 0
         self.best_validation = {"step": 0, "loss": math.inf, "missed": 0}
         self.best_weights: Mapping[str, Tensor] = copy.deepcopy(uncompiled.state_dict())
 
@@ -239,12 +242,16 @@ class DensityTask(TrainingTask):
         loss = float(self.group.sum(torch.stack(losses).sum()))
         if not math.isfinite(loss):
             raise NonFiniteError(f"the loss is {loss}")
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
-        if not math.isfinite(float(norm)):
+        is_finite = math.isfinite(float(norm))
+        self.skipped = 0 if is_finite else self.skipped + 1
+        if not is_finite and (self.scaler is None or self.skipped > _MOST_SKIPPED):
             raise NonFiniteError(f"the norm of the gradient is {float(norm)}")
-        if self.config.clip_norm is not None:
+        if is_finite and self.config.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.clip_norm, norm)
-        self.wrapped_optimizer.step()
+        self.wrapped_optimizer.step()  # in half precision, an infinite gradient changes the scale of losses alone
         if self.scheduler is not None and not isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step()
         self.average.update_parameters(self.model)
@@ -364,6 +371,8 @@ class DensityTask(TrainingTask):
             if self.scheduler is not None:
                 states["scheduler"] = self.scheduler.state_dict()
             tensors |= {"optimizer": {}, "custom": {name: packed(state) for name, state in states.items()}}
+        if self.scaler is not None:
+            tensors["custom"] = {**tensors.get("custom", {}), "scaler": packed(self.scaler.state_dict())}
         return tensors
 
     def header(self) -> dict[str, Any]:
@@ -389,9 +398,9 @@ class DensityTask(TrainingTask):
                     f"{now or 'that of the configuration'} now); pass the same {name}, or use another run folder"
                 )
         super().load_state(tensors, header, path)
+        targets: dict[str, Any] = {"optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler}
         for name, state in tensors.get("custom", {}).items():
-            target: Any = self.optimizer if name == "optimizer" else self.scheduler
-            target.load_state_dict(unpacked(state, path))
+            targets[name].load_state_dict(unpacked(state, path))
         self.best_weights = dict(tensors.get("best", {}))
         self.best_validation = {**header["best"], "loss": float(header["best"]["loss"])}
         self.source.resume(int(header["step"]), int(header.get("position", 0)))

@@ -20,6 +20,7 @@ from arcsm.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+    from torch.amp import GradScaler
 
 
 def local_parts(group: Group, batch: int, accumulate: int) -> dict[int, slice]:
@@ -75,6 +76,14 @@ def build_fabric(group: Group, device: torch.device, precision: str) -> Fabric |
     fabric = Fabric(accelerator=device.type, devices=group.local_size, num_nodes=nodes, strategy="ddp", plugins=plugins)
     fabric.launch()
     return fabric
+
+
+def gradient_scaler(fabric: Fabric | SinglePrecision) -> GradScaler | None:
+    """Return what scales losses in half precision so that gradients do not vanish, if anything does."""
+    if isinstance(fabric, SinglePrecision):
+        return None
+    scaler: GradScaler | None = getattr(fabric.strategy.precision, "scaler", None)
+    return scaler
 
 
 #: Makes an optimizer of parameters, such as ``functools.partial(torch.optim.SGD, lr=0.1)``.
