@@ -5,8 +5,7 @@ the biases of a head are corrected until a frequent level has its share of the t
 known values.
 
 The noise level smooths the density of numbers after the training; held-out rows do the same for levels. A network that
-has seen each row many times is too sure of what it saw, above all of combinations that never or hardly occurred. But
-what is less sharp in sets of many values is drawn towards independence, so weak evidence changes little.
+has seen each row many times is too sure of what it saw, above all of combinations that never or hardly occurred.
 
 References:
     On Calibration of Modern Neural Networks (Guo, Pleiss, Sun and Weinberger, 2017), https://arxiv.org/abs/1706.04599
@@ -33,7 +32,7 @@ _UNCERTAIN_ROWS = 50  # of a level, whose share is corrected by half
 _CORRECTIONS = 4  # of the biases, each of which leaves a small part of the difference
 _SHARPNESS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _SHARES = (0.0, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15)
-_USUAL_SHARPNESS, _USUAL_SHARE = 0.25, 0.2  # scales of the priors of the log sharpness, normal, and of the share
+_USUAL_SHARPNESS, _USUAL_SHARE = 1.0, 0.2  # scales of the priors of the log sharpness, normal, and of the share
 
 
 @torch.no_grad()
