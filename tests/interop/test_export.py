@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from arcsm import MADE, AutoregressiveModel, LogisticMixtureHead, NoiseLadder, PixelCNNPP, ScoreHead
+from arcsm import (
+    MADE,
+    AnyOrder,
+    AutoregressiveModel,
+    LogisticMixtureHead,
+    NoiseLadder,
+    PixelCNNPP,
+    ScoreHead,
+)
 from arcsm.interop.export import export_scorer
 
 EXPORTED = {
@@ -20,6 +28,9 @@ EXPORTED = {
         MADE(3, 4, (8,), condition_features=2, condition_net=torch.nn.Linear(2, 5)), ScoreHead(4, (8,))
     ),
     "classes": lambda: AutoregressiveModel(MADE(3, 4, (8,), classes=5), LogisticMixtureHead(4, 3)),
+    "every order": lambda: AutoregressiveModel(
+        AnyOrder(3, 4, (8, 8), 6, small_sets=1, linear_features=True), ScoreHead(4, (8,)), NoiseLadder(1.0, 0.1, 4)
+    ),
     "images": lambda: AutoregressiveModel(PixelCNNPP((1, 4, 4), 4, nr_filters=8, nr_resnet=1), ScoreHead(4, (8,))),
 }
 

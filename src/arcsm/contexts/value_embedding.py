@@ -42,7 +42,8 @@ class ValueEmbedding(nn.Module):
         self.register_parameter("level_vectors", _weights(sum(levels), embedding_features, std=0.5))
         self.presence = nn.Parameter(torch.zeros(len(levels), embedding_features))  # of a known value, whatever it is
         counts = [levels[d] for d in self.nominal]
-        self.register_buffer("_first", torch.tensor([0, *counts]).cumsum(0)[:-1], persistent=False)
+        first = torch.tensor([0, *counts]).cumsum(0)[:-1].clone()  # an empty view of more could not be exported
+        self.register_buffer("_first", first, persistent=False)
         self.register_buffer("_last", torch.tensor(counts, dtype=torch.long) - 1, persistent=False)
         self._counts, self._ordered = counts, set(ordered)
         for d in ordered:
