@@ -97,8 +97,8 @@ class AnyOrder(Context):
             what it leaves. The network also sees how far each known value is from its prediction by the others, in
             units of the error. :func:`arcsm.fit` estimates the correlations.
         linear_features: Whether contexts also get what the best linear predictor says of the dimension given the known
-            values: its mean, or one for each level, and the log of its error. From few rows, that is most of what can
-            be learned. Each set takes time in proportion to the cube of the number of units: numbers, and levels of
+            values: a mean, or one for each level, and the log of the error. With few rows, that is most of what can be
+            learned. Each set takes time in proportion to the cube of the number of units: numbers, and levels of
             nominal dimensions. :func:`arcsm.fit` estimates the correlations.
         small_sets: Sets of at most this many values have a network :math:`g` of their own, of the same size; 0 for
             none. What one or two values tell is learned last, after larger sets are overfitted; see
@@ -283,10 +283,7 @@ class AnyOrder(Context):
         vectors, known = self._embed(x)
         totals, counts = sum_before(vectors, order), sum_before(known.unsqueeze(-1), order)  # (B, D, E), (B, D, 1)
         on_line = None if self.base is None else self.base.in_order(x, known, order)
-        linear = None
-        if self.linear is not None:
-            place = order.argsort(-1)
-            linear = self.linear.given_each(x, known.unsqueeze(1) * (place.unsqueeze(-2) < place.unsqueeze(-1)))
+        linear = None if self.linear is None else self.linear.in_order(x, known, order)
         return self._contexts(totals, counts, condition, shape, on_line, linear)
 
     def given_others(self, x: Tensor, condition: Condition | None = None) -> Tensor:
@@ -304,12 +301,7 @@ class AnyOrder(Context):
             on_line = self.base.given_others(x, known[..., 0])
             for d, parent in self._parents.of.items():
                 on_line.residuals[:, parent] = on_line.residuals[:, d]
-        linear = None
-        if self.linear is not None:
-            others = 1.0 - torch.eye(self.features, dtype=x.dtype, device=x.device)
-            for d, parent in self._parents.of.items():
-                others[parent, d] = 0.0
-            linear = self.linear.given_each(x, others * known.transpose(1, 2))
+        linear = None if self.linear is None else self.linear.given_others(x, known[..., 0], self._parents.of)
         return self._contexts(totals, counts, condition, shape, on_line, linear)
 
     def _contexts(

@@ -23,8 +23,7 @@ _FOLDS = 5  # that measure the errors of predictors on rows which they have not 
 _MAX_ERRORS = 10.0  # scales between a predictor and the farthest row
 _LEAST_SCALE = 1e-4  # in place of the zero of a value that is known
 _MAX_ON_LINE = 32  # dimensions, whose correlations are inverted for each row of a batch
-_MAX_ROWS = 20_000  # from which correlations are estimated
-_MIN_ROWS, _MAX_ELEMENTS = 500, 400_000  # with missing values: fewer, for a matrix each
+_MAX_ELEMENTS = 400_000  # of the matrices of rows with missing values
 
 
 class LinearBase(PreciseModule):
@@ -110,8 +109,7 @@ class LinearBase(PreciseModule):
         Dimensions that hold nothing else, such as nominal ones, correlate with none. Scales grow by the error on rows
         that the predictor has not seen, in its own units, or by a tenth of the largest one.
         """
-        most = _MAX_ROWS if bool(z.isfinite().all()) else max(_MIN_ROWS, _MAX_ELEMENTS // z.shape[1] ** 2)
-        z = self._before_maps(some_rows(z, most).double())
+        z = self._before_maps(some_rows(z, _MAX_ELEMENTS).double())
         if self.has_maps:
             slopes = log_slope(z, self.exponent) - self.unit.log()
             self.slope.copy_(torch.where(self.exponent == 1.0, 1.0, slopes.nanmean(0).exp().nan_to_num(nan=1.0)))

@@ -1,6 +1,6 @@
 """What the best linear predictor says of each dimension given any set of others, as features of a network."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -8,8 +8,7 @@ from torch import Tensor
 from arcsm.contexts.normal_moments import Moments, PreciseModule, estimate_moments, given_set, some_rows
 
 _MAX_LEVELS = 16  # of a nominal dimension that takes part
-_MAX_ROWS = 20_000  # from which correlations are estimated
-_MIN_ROWS, _MAX_ELEMENTS = 500, 4_000_000  # with missing values: fewer, for a matrix each
+_MAX_ELEMENTS = 4_000_000  # of the matrices of rows with missing values
 _LEAST_SCALE = 0.05  # of an error, in standard deviations
 _UNCERTAIN_ROWS = 10  # of a level, whose correlations are halved
 _LEAST_DEVIATION = 1e-6  # of a unit that varies
@@ -24,8 +23,8 @@ class LinearFeatures(PreciseModule):
 
     .. math:: m_e = R_{eS} R_{SS}^{-1} x_S, \\qquad \\log s_e, \\quad s_e^2 = 1 - R_{eS} R_{SS}^{-1} R_{Se}
 
-    From few rows, a network learns what a pair of values tells of a third only after it has overfitted larger sets; the
-    predictor knows at once. The estimated correlations of different units are multiplied by :math:`N / (N + K)`, for
+    With few rows, a network overfits large sets before it has learned what two values tell of a third; the predictor
+    knows at once. The estimated correlations of different units are multiplied by :math:`N / (N + K)`, for
     :math:`N` rows and :math:`K` units; that is ridge regression, which exists for more units than rows, too. Those of a
     level that :math:`n` rows have are further multiplied by :math:`n / (n + 10)`, and a unit without variance has none.
 
@@ -57,9 +56,7 @@ class LinearFeatures(PreciseModule):
 
     def fit(self, z: Tensor) -> None:
         """Estimate means, deviations and correlations from standardised rows ``(N, D)``; NaN is missing."""
-        z = self._of_units(z)
-        most = _MAX_ROWS if bool(z.isfinite().all()) else max(_MIN_ROWS, _MAX_ELEMENTS // self.units**2)
-        z = some_rows(z, most)
+        z = some_rows(self._of_units(z), _MAX_ELEMENTS)
         moments, rows = estimate_moments(z), len(z)
         counts = moments.mean * rows
         trust = torch.where(self.level < 0, 1.0, counts / (counts + _UNCERTAIN_ROWS))
@@ -92,6 +89,24 @@ class LinearFeatures(PreciseModule):
         values = torch.where(known, (self._of_units(x) - moments.mean) / moments.deviation, 0.0)
         found = given_set(moments.correlation, values, known)
         return torch.stack([found.location, found.scale.clamp(min=_LEAST_SCALE).log()], -1).to(x)
+
+    def in_order(self, x: Tensor, known: Tensor, order: Tensor) -> Tensor:
+        """Return the same given the known values before each dimension in an order, ``(D,)`` or ``(B, D)``."""
+        place = order.argsort(-1)
+        return self.given_each(x, known.unsqueeze(1) * (place.unsqueeze(-2) < place.unsqueeze(-1)))
+
+    def given_others(self, x: Tensor, known: Tensor, parents: Mapping[int, int]) -> Tensor:
+        """Return the same given all other known values; a parent is not given its child, which would reveal it.
+
+        Arguments:
+            x: Rows ``(B, D)`` in standardised units.
+            known: Which of their values are known, ``(B, D)``.
+            parents: The parent of each dimension that has one.
+        """
+        others = 1.0 - torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        for child, parent in parents.items():
+            others[parent, child] = 0.0
+        return self.given_each(x, others * known.unsqueeze(1))
 
     def given_each(self, x: Tensor, sets: Tensor) -> Tensor:
         """Return the features of the units of each dimension given its own set, ``(B, K, 2)``.

@@ -11,6 +11,7 @@ from arcsm.errors import readable
 
 _LEAST_EIGENVALUE = 1e-8  # of a correlation matrix: no error of a predictor is below its root
 _MIN_COMPLETE = 10  # complete rows for each column, from which EM may start
+_MAX_ROWS, _MIN_ROWS = 20_000, 500  # from which moments are estimated
 _EM_STEPS, _EM_CHANGE = 100, 1e-6  # at most, and the change of correlations from which on they have converged
 
 
@@ -153,8 +154,12 @@ def _masked(matrix: Tensor, known: Tensor) -> Tensor:
     return matrix * (k.unsqueeze(-1) * k.unsqueeze(-2)) + torch.diag_embed(1.0 - k)
 
 
-def some_rows(z: Tensor, most: int) -> Tensor:
-    """Return all rows ``(N, D)``, or random ones if they are more than ``most``."""
+def some_rows(z: Tensor, most_elements: int) -> Tensor:
+    """Return all rows ``(N, D)``, or random ones if there are too many to estimate moments from.
+
+    With missing values, each row needs a matrix ``(D, D)``; the matrices have at most ``most_elements`` together.
+    """
+    most = _MAX_ROWS if bool(z.isfinite().all()) else max(_MIN_ROWS, most_elements // z.shape[1] ** 2)
     if len(z) <= most:
         return z
     return z[torch.randperm(len(z), generator=torch.Generator().manual_seed(0))[:most].to(z.device)]

@@ -187,9 +187,7 @@ def probability(
     start = generator.get_state()
     both, first = draw({"given": given, "constraints": constraints}, n, generator)
     if first is None:
-        generator.set_state(
-            start
-        )  # so that columns that the event does not have get the same values and places in both
+        generator.set_state(start)  # so that columns without events get the same values and places in both
         first, _ = draw({"given": given}, n, generator)
     of_both, of_given = both.weights_by_order, first.weights_by_order
     found, scale = of_both.mean(1) / of_given.mean(1), of_given.mean(1)

@@ -35,9 +35,9 @@ class TrainConfig(BaseModel):
             ``hide``, ``mix="auto"`` and rounding, the weights do not depend on it.
         optimizer: ``"adam"`` or ``"adamw"``.
         learning_rate: Peak learning rate (a cosine that falls before the warm-up ends stays below it).
-        score_rate_factor: Factor of the learning rate of heads without a closed form. A score network starts at a
-            Gaussian, and with few rows a context is overfitted before a network at the same rate has left it. A custom
-            scheduler that sets rates, in place of scaling them, undoes it.
+        score_rate_factor: Factor of the learning rate for heads without a closed form, such as score networks. With few
+            rows, a context overfits before a score network at the same rate has moved away from its initial Gaussian.
+            A custom scheduler that sets rates instead of scaling them cancels the factor.
         weight_decay: Decoupled weight decay, for adamw.
         schedule: ``"constant"``, or ``"cosine"`` down to zero over all steps.
         warmup_steps: Steps over which a linear warm-up raises the learning rate from zero.
@@ -46,9 +46,8 @@ class TrainConfig(BaseModel):
         dequantise: Width of the uniform noise added to each batch, in data units; a number, or one per column. Nominal
             columns need 0.
         standardise: What the model's shift and scale are computed from: each column, all values (``"global"``), all
-            values for the shift alone (``"centre"``), or nothing, which keeps the units, and correlations of a context
-            that has some. Condition vectors are standardised by column, unless
-            it is ``"none"``.
+            values for the shift alone (``"centre"``), or nothing. A model then keeps its units, and the correlations
+            of its context if it has any. Condition vectors are standardised by column, unless it is ``"none"``.
         validate_every: Steps between validations.
         log_every: Steps between rows of the log without a validation; ``None`` logs validations only.
         validation_rows: Largest number of held-out rows to use.
