@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from arcsm import AnyOrder
-from arcsm.estimators import ScoreDensity, ScoreRegressor
+from arcsm.estimators import ScoreDensity, ScoreOutlierDetector, ScoreRegressor
 
 
 def table(columns: int, rows: int = 60) -> pd.DataFrame:
@@ -33,6 +33,17 @@ def test_small_sets_have_a_network_that_was_trained_further(columns: int, small_
         weights = zip(context.networks.large.parameters(), context.networks.small.parameters(), strict=True)
         assert any(not torch.equal(first, second) for first, second in weights)
         assert all(parameter.requires_grad for parameter in context.parameters())
+
+
+def test_few_rows_and_units_have_linear_features() -> None:
+    def has_features(estimator: Any, rows: pd.DataFrame) -> bool:
+        return context_of(estimator.fit(rows)).linear_features
+
+    quick = {"max_steps": 10, "random_state": 0}
+    assert has_features(ScoreDensity(**quick), table(4, 100))
+    assert not has_features(ScoreDensity(**quick), table(4, 2_500))
+    assert not has_features(ScoreDensity(**quick), table(50, 100))
+    assert not has_features(ScoreOutlierDetector(**quick), table(4, 100))
 
 
 def test_models_of_targets_have_none() -> None:

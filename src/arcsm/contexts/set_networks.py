@@ -32,7 +32,8 @@ class SetNetwork(nn.Module):
 
     .. math:: c_d = W_d\\, \\big( g(s) + A s \\big) + b_d, \\qquad s = \\tfrac{1}{\\sqrt{1 + n}}\\, t
 
-    A set comes as the sum :math:`t` of the vectors of its ``n`` values. See :class:`~arcsm.AnyOrder`.
+    A set comes as the sum :math:`t` of the vectors of its ``n`` values. The units of dimension :math:`d`, if there are
+    any, add :math:`\\sum_e (u_e m_e + v_e \\log s_e)`. See :class:`~arcsm.AnyOrder`.
 
     Arguments:
         shape: ``D`` and ``C``.
