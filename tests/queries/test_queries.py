@@ -23,11 +23,11 @@ from arcsm.queries import (
     Intervals,
     Levels,
     complete,
-    completion,
     log_prob_given,
     log_prob_given_others,
     probability,
 )
+from arcsm.queries.drawing_order import drawing_orders
 
 NAN = math.nan
 UNKNOWN = torch.full((1, 3), NAN, dtype=torch.float64)
@@ -463,15 +463,15 @@ def test_draws_far_in_the_upper_tail_warn() -> None:
 def test_some_columns_follow_the_others_in_random_orders() -> None:
     context = gaussian_model().context
     assert isinstance(context, AnyOrder)
-    arbitrary = completion._orders(context, 8, {}, None, torch.Generator().manual_seed(0), (), None)
+    arbitrary = drawing_orders(context, 8, {}, None, torch.Generator().manual_seed(0), (), None)
     assert {order[-1] for order in arbitrary} == {0, 1, 2}
-    arranged = completion._orders(context, 8, {}, None, torch.Generator().manual_seed(0), (1,), None)
+    arranged = drawing_orders(context, 8, {}, None, torch.Generator().manual_seed(0), (1,), None)
     assert [order[-1] for order in arranged] == [1] * 8
     event: dict[int, Constraint] = {1: Intervals([(0.0, 1.0)])}
-    of_event = completion._orders(context, 8, event, None, torch.Generator().manual_seed(0), (1,), [])
+    of_event = drawing_orders(context, 8, event, None, torch.Generator().manual_seed(0), (1,), [])
     assert {tuple(order) for order in of_event} == {(0, 2, 1), (2, 0, 1)}  # with the columns that come before it
-    assert completion._orders(context, 8, event, None, torch.Generator().manual_seed(0), (2,), []) == [[1]] * 8
-    given = completion._orders(context, 1, {}, (1, 0, 2), None, (1,), None)
+    assert drawing_orders(context, 8, event, None, torch.Generator().manual_seed(0), (2,), []) == [[1]] * 8
+    given = drawing_orders(context, 1, {}, (1, 0, 2), None, (1,), None)
     assert given == [[1, 0, 2]]  # an order of the caller's stays
 
 

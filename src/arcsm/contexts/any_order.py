@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from arcsm._runtime.conditions import Condition
 from arcsm._runtime.random import Source
 from arcsm._runtime.sizes import check_layers, check_size, whole_numbers
+from arcsm.contexts.any_order_state import AnyOrderState
 from arcsm.contexts.base import Context, Order, TrainingTerms
 from arcsm.contexts.known_sets import draw_sets, sum_before, weights_of_sets
 from arcsm.contexts.linear_base import LinearBase, OnLine
@@ -20,20 +20,6 @@ from arcsm.contexts.parents import Parents
 from arcsm.contexts.set_networks import SetNetwork, SetNetworks, Sets
 from arcsm.contexts.value_embedding import ValueEmbedding
 from arcsm.errors import readable
-
-
-@dataclass
-class AnyOrderState:
-    """What is known of ``B`` rows: the sum of the vectors of their known values, and their number."""
-
-    order: tuple[int, ...]
-    position: int
-    total: Tensor  # (B, E)
-    count: Tensor  # (B,)
-    condition_terms: list[Tensor]  # (B, 2 H) for each network
-    batch_shape: tuple[int, ...]
-    absent: dict[int, Tensor] = field(default_factory=dict)  # rows (B,) in which a dimension has no value
-    x: Tensor | None = None  # (B, D), the known values, NaN for others; only for the linear base
 
 
 class AnyOrder(Context):
@@ -427,11 +413,10 @@ class AnyOrder(Context):
         order = self.check_order(order, ())
         rows = math.prod(shape)
         total = self.values.presence.new_zeros(rows, self.embedding_features)
-        condition = self.embed_condition(condition, shape)
-        terms = self.networks.condition_terms(condition, rows)
+        terms = self.networks.condition_terms(self.embed_condition(condition, shape), rows)
         needs_values = self.base is not None or self.linear is not None
         x = total.new_full((rows, self.features), torch.nan) if needs_values else None
-        return AnyOrderState(tuple(order.tolist()), 0, total, total.new_zeros(rows), terms, shape, x=x)
+        return AnyOrderState(tuple(order.tolist()), total, total.new_zeros(rows), terms, shape, x)
 
     @torch.no_grad()
     def step(self, state: AnyOrderState, x_previous: Tensor | None) -> Tensor:
@@ -449,35 +434,15 @@ class AnyOrder(Context):
         There is one value for each row, ``(*,)``, or for each of some ``rows (n,)`` of a batch ``(B,)``.
         """
         values = values.reshape(-1).to(state.total)
-        chosen = slice(None) if rows is None else rows
-        for child, parent in self._parents.of.items():
-            if parent == d:
-                absent = state.absent.setdefault(child, torch.zeros_like(state.count, dtype=torch.bool))
-                absent[chosen] = values > 0.5
-                values = values.masked_fill(values < 0.5, torch.nan)
-        if d in state.absent:
-            values = values.masked_fill(state.absent[d][chosen], torch.nan)
-        known = (~values.isnan()).to(values)
-        vectors = self.values.column(d, values.nan_to_num(nan=0.0)) * known.unsqueeze(-1)
-        if state.x is not None:
-            state.x = state.x.clone()
-            state.x[chosen, d] = values
-        if rows is None:
-            state.total, state.count = state.total + vectors, state.count + known
-        else:
-            state.total, state.count = state.total.index_add(0, rows, vectors), state.count.index_add(0, rows, known)
+        values = state.in_sets(d, values, self._parents, slice(None) if rows is None else rows)
+        state.add(d, values, self.values.column(d, values.nan_to_num(nan=0.0)), rows)
 
     @torch.no_grad()
     def observe_all(self, state: AnyOrderState, x: Tensor) -> None:
         """Add all known values of rows ``(*, D)`` to a state; NaN marks those that are not known."""
         self.check_input(x)
         x = x.reshape(-1, self.features).to(state.total)
-        vectors, known = self._embed(x)
-        state.total, state.count = state.total + vectors.sum(1), state.count + known.sum(1)
-        if state.x is not None:
-            state.x = torch.where(known > 0.0, x, state.x)
-        for d, parent in self._parents.of.items():
-            state.absent[d] = x[:, parent] > 0.5
+        state.add_all(x, *self._embed(x), self._parents)
 
     def absent(self, state: AnyOrderState, d: int) -> Tensor | None:
         """Return the rows ``(B,)`` in which dimension ``d`` has no value, or ``None`` if it has one in all."""
@@ -499,11 +464,7 @@ class AnyOrder(Context):
 
     def select(self, state: AnyOrderState, rows: Tensor) -> None:
         self.check_selection(state.batch_shape)
-        state.batch_shape = (len(rows),)
-        state.total, state.count = state.total[rows], state.count[rows]
-        state.condition_terms = [term[rows] for term in state.condition_terms]
-        state.x = None if state.x is None else state.x[rows]
-        state.absent = {d: absent[rows] for d, absent in state.absent.items()}
+        state.select(rows)
 
 
 def _located(contexts: Tensor, pairs: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from arcsm.contexts import AnyOrder
 from arcsm.contexts.base import TrainingTerms
 from arcsm.heads import CategoricalHead
 from arcsm.model import AutoregressiveModel
-from arcsm.queries.completion import every_order
+from arcsm.queries.every_order import every_order
 
 _SETS = 8  # of known values, for each held-out row
 _MATCHED_ROWS, _MATCHED_SETS = 2_000, 2  # training rows, and sets for each, with which shares are compared

@@ -16,7 +16,7 @@ from arcsm._runtime.progress import track
 from arcsm.denoise import systematic_resampling
 from arcsm.estimators.table_model import TableModel
 from arcsm.queries import Completions, Constraint
-from arcsm.queries.completion import follow_unknown
+from arcsm.queries.drawing_order import follow_unknown
 
 _DRAWS_AT_A_TIME = 10_000
 _CANDIDATES_PER_DRAW = 8  # with several sets or ranges, whose draws have weights

@@ -14,7 +14,7 @@ from arcsm.anomaly import tail_surprise
 from arcsm.conditionals import Conditionals
 from arcsm.conditionals.traversal import ValueFunction
 from arcsm.contexts import AnyOrder
-from arcsm.contexts.any_order import AnyOrderState
+from arcsm.contexts.any_order_state import AnyOrderState
 from arcsm.estimators.column_conditionals import ColumnConditionals
 from arcsm.estimators.mirrors import add_images
 from arcsm.estimators.model_columns import ModelColumns

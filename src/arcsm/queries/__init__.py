@@ -4,9 +4,10 @@ Known values come first in the chain rule, whatever their columns. No integral o
 only the number of draws limits the accuracy.
 """
 
-from arcsm.queries.completion import Completions, complete, probability
+from arcsm.queries.completion import complete, probability
 from arcsm.queries.constraints import Constraint, Intervals, Levels
 from arcsm.queries.densities import log_prob_given, log_prob_given_others
+from arcsm.queries.drawing import Completions
 from arcsm.queries.orders import learned_order
 
 __all__ = [

@@ -12,7 +12,7 @@ from arcsm.conditionals.traversal import Integration, map_conditionals
 from arcsm.contexts import AnyOrder
 from arcsm.contexts.base import Order
 from arcsm.model import AutoregressiveModel
-from arcsm.queries.completion import every_order
+from arcsm.queries.every_order import every_order
 
 
 def log_prob_given(

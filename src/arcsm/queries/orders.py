@@ -13,7 +13,7 @@ from arcsm._runtime.sizes import check_size
 from arcsm.conditionals.traversal import Integration, checked_integration, warn_unconverged
 from arcsm.heads import Head
 from arcsm.model import AutoregressiveModel
-from arcsm.queries.completion import every_order
+from arcsm.queries.every_order import every_order
 
 _LEAST_GAIN = 1e-9  # nats; a smaller one may be due to rounding
 _MAX_EVALUATIONS = 1 << 30
