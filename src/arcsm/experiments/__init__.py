@@ -14,6 +14,7 @@ from arcsm.experiments.fig3a import FIG3A
 from arcsm.experiments.fig3b import FIG3B
 from arcsm.experiments.fig5 import FIG5
 from arcsm.experiments.fig7 import FIG7
+from arcsm.experiments.imputation import IMPUTATION
 from arcsm.experiments.mix import MIX
 from arcsm.experiments.mnist_made import MNIST_MADE
 from arcsm.experiments.modes import MODES
@@ -26,7 +27,7 @@ from arcsm.experiments.uci import UCI_TABLES
 
 _EXPERIMENTS = (
     FIG1A, FIG1B, FIG2, FIG3A, FIG3B, *fig4.EXPERIMENTS, FIG5, FIG7, TOYS_NLL, MODES, MIX, SAMPLING_COST, MNIST_MADE,
-    TABLE1, *table2.EXPERIMENTS, ADBENCH, UCI_TABLES, ORDERS, ENTROPY, PLAN,
+    TABLE1, *table2.EXPERIMENTS, ADBENCH, UCI_TABLES, ORDERS, IMPUTATION, ENTROPY, PLAN,
 )  # fmt: skip
 EXPERIMENTS: Mapping[str, Experiment] = {experiment.name: experiment for experiment in _EXPERIMENTS}
 
