@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ from arcsm import (
     PixelCNNPP,
     ScoreHead,
     TrainConfig,
+    check,
     fit,
     load,
     registry,
     save,
 )
+from arcsm._runtime.conditions import Condition
 from arcsm.interop import AutoregressiveDistribution
 from arcsm.training import ModelConfig
 from outside_parts import Perceptron
@@ -130,3 +132,49 @@ def test_a_distribution_broadcasts_both() -> None:
     assert density.expand((3, 5)).log_prob(torch.zeros(2)).shape == (3, 5)
     with pytest.raises(ValueError, match="condition: expected numbers of shape"):
         AutoregressiveDistribution(model, {"classes": torch.tensor(1), "vector": torch.zeros(3)})
+
+
+class Recurrent(Context):
+    """A context of one's own, with the layers that the how-to page names."""
+
+    def __init__(
+        self, features: int = 3, context_features: int = 4, classes: int = 0, condition_features: int = 0
+    ) -> None:
+        super().__init__()
+        self.features, self.context_features, self.order = features, context_features, tuple(range(features))
+        self.set_condition(classes, condition_features)
+        self.cell, self.first = torch.nn.GRUCell(1, context_features), self.condition_layer(context_features)
+
+    def forward(self, x: Tensor, condition: Condition | None = None) -> Tensor:
+        self.check_input(x)
+        contexts = [self._start(x.shape[:-1], condition)]
+        for d in range(self.features - 1):
+            contexts.append(self._next(contexts[-1], x[..., d]))
+        return torch.stack(contexts, -2)
+
+    @torch.no_grad()
+    def begin(self, batch_shape: Sequence[int], condition: Condition | None = None) -> dict[str, Any]:
+        return {"position": 0, "context": self._start(batch_shape, condition)}
+
+    @torch.no_grad()
+    def step(self, state: dict[str, Any], x_previous: Tensor | None) -> Tensor:
+        self.check_step(state["position"], x_previous)
+        state["position"] += 1
+        if x_previous is not None:
+            state["context"] = self._next(state["context"], x_previous)
+        return state["context"]
+
+    def _start(self, batch_shape: Sequence[int], condition: Condition | None) -> Tensor:
+        start = self.cell.weight_hh.new_zeros(*batch_shape, self.context_features)
+        return start + self.first(self.embed_condition(condition, batch_shape))
+
+    def _next(self, context: Tensor, x: Tensor) -> Tensor:
+        return self.cell(x.reshape(-1, 1), context.reshape(-1, self.context_features)).view_as(context)
+
+
+@pytest.mark.parametrize(("classes", "condition_features"), [(0, 0), (3, 0), (0, 2), (3, 2)])
+def test_a_context_of_ones_own_needs_no_case_for_models_without_conditions(
+    classes: int, condition_features: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry._PARTS, "context", {"Recurrent": Recurrent})
+    check(Recurrent(classes=classes, condition_features=condition_features))

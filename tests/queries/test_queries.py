@@ -340,6 +340,10 @@ def made() -> AutoregressiveModel:
     return AutoregressiveModel(MADE(3, 4, (8,), missing=True), GaussianHead(4)).double()
 
 
+def test_an_open_end_may_be_none() -> None:
+    assert Intervals([(2.0, None), (None, 1)]) == Intervals([(-math.inf, 1.0), (2.0, math.inf)])
+
+
 class OwnOrders(MADE):
     any_order = True
 
@@ -354,7 +358,7 @@ class OwnOrders(MADE):
         (lambda model, x: log_prob_given(model, x, [0.5]), "given: expected whole numbers"),
         (
             lambda model, x: Intervals((0, 1)),
-            r"bounds: expected intervals \(low, high\), with -inf or inf for an open end, got \(0, 1\)",
+            r"bounds: expected intervals \(low, high\), with None for an open end, got \(0, 1\)",
         ),
         (lambda model, x: complete(model, x, n=0), "n=0"),
         (lambda model, x: complete(model, x, n=1.5), "n=1.5"),

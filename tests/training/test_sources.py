@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 
-from arcsm import MADE, AutoregressiveModel, FitResult, NoiseLadder, ScoreHead, TrainConfig, fit
+from arcsm import MADE, AutoregressiveModel, FitResult, GaussianHead, NoiseLadder, ScoreHead, TrainConfig, fit
 from arcsm._runtime import process_group
 from arcsm._runtime.conditions import tensors_of
 from arcsm._runtime.process_group import Group
@@ -133,6 +133,14 @@ def test_units_are_those_of_the_rows() -> None:
         fit(model, data, config=batchless(steps=1))
         torch.testing.assert_close(model.shift, X.mean(0))
         torch.testing.assert_close(model.condition_shift, VECTORS.double().mean(0))
+
+
+def test_a_condition_that_tells_nothing_is_reported() -> None:
+    vectors = torch.cat([VECTORS[:, :1], torch.full_like(VECTORS[:, :1], 3.0)], 1)
+    model = AutoregressiveModel(MADE(X.shape[1], 4, (8,), condition_features=2), GaussianHead(4))
+    with pytest.warns(UserWarning, match="condition_train: column 1 is constant"):
+        fit(model, X, config=batchless(steps=1, objective="mle"), condition_train=vectors)
+    assert model.condition_scale.tolist()[1] == 1.0
 
 
 def test_an_iterator_has_one_pass() -> None:

@@ -169,7 +169,7 @@ class Context(nn.Module, ABC):
         return bool(self.classes or self.condition_features)
 
     def condition_layer(self, size: int) -> nn.Module:
-        """Return a new layer that maps what :meth:`embed_condition` returns to ``(*, size)``."""
+        """Return a new layer that maps what :meth:`embed_condition` returns to ``(*, size)``, and ``None`` to zero."""
         if self.condition_net is not None:
             return condition_layer(0, self._embedding_size, size)
         return condition_layer(self.classes, self.condition_features, size)

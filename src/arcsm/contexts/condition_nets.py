@@ -62,8 +62,17 @@ class ClassAndVector(nn.Module):
         return cast(Tensor, self.classes(condition[CLASSES]) + self.vector(condition[VECTOR]))
 
 
+class NoCondition(nn.Module):
+    """The layer of a context without conditions: it maps ``None`` to zero."""
+
+    def forward(self, condition: None) -> Tensor:
+        return torch.zeros(())
+
+
 def condition_layer(classes: int, features: int, size: int) -> nn.Module:
     """Return a map of labels below ``classes``, vectors of ``features`` numbers, or both, to ``(*, size)``."""
+    if not classes and not features:
+        return NoCondition()
     if classes and features:
         return ClassAndVector(classes, features, size)
     return nn.Embedding(classes, size) if classes else nn.Linear(features, size, bias=False)

@@ -1,6 +1,7 @@
 """Sets that a value may be restricted to, with draws from the conditional within them."""
 
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -36,7 +37,7 @@ class Constraint(ABC):
         return x
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Intervals(Constraint):
     """Numbers within one of several intervals that do not overlap.
 
@@ -45,22 +46,22 @@ class Intervals(Constraint):
     the subject of an AccuracyWarning.
 
     Arguments:
-        bounds: Lower and upper end of each interval, which may be infinite.
+        bounds: Lower and upper end of each interval, which may be infinite. ``None`` is an open end, too.
 
     Raises:
         ValueError: If there is no interval, one is empty, or two overlap.
     """
 
-    bounds: Sequence[tuple[float, float]]
+    bounds: tuple[tuple[float, float], ...]
 
-    def __post_init__(self) -> None:
+    def __init__(self, bounds: Sequence[tuple[float | None, float | None]]) -> None:
         try:
-            ordered = tuple(sorted((float(low), float(high)) for low, high in self.bounds))
+            ordered = sorted((_end(low, -math.inf), _end(high, math.inf)) for low, high in bounds)
         except (TypeError, ValueError):
             raise ValueError(
-                f"bounds: expected intervals (low, high), with -inf or inf for an open end, got {self.bounds!r:.60}"
+                f"bounds: expected intervals (low, high), with None for an open end, got {bounds!r:.60}"
             ) from None
-        object.__setattr__(self, "bounds", ordered)
+        object.__setattr__(self, "bounds", tuple(ordered))
         if not ordered:
             raise ValueError("bounds: expected at least one interval, got none")
         for low, high in ordered:
@@ -154,6 +155,10 @@ class Levels(Constraint):
         if not both:
             return None
         return Levels(list(both), None if self.shares is other.shares is None else list(both.values()))
+
+
+def _end(value: float | None, open_end: float) -> float:
+    return open_end if value is None else float(value)
 
 
 def _cdf(conditionals: Conditionals, x: Sequence[float]) -> Tensor:

@@ -16,6 +16,7 @@ from arcsm.contexts.linear_features import LinearFeatures
 from arcsm.data.arrays import native, without_mask
 from arcsm.data.checks import check_precision
 from arcsm.data.streams import RowStream
+from arcsm.errors import warn
 from arcsm.heads import DiscretisedLogisticMixtureHead
 from arcsm.model import AutoregressiveModel
 from arcsm.training.config import TrainConfig
@@ -207,7 +208,11 @@ def standardise(
     if condition is not None and model.context.condition_features:
         vectors = condition[VECTOR] if isinstance(condition, Mapping) else condition
         mean, deviation = _moments(vectors, columns=True)
-        model.set_condition_standardisation(mean, torch.where(_is_constant(mean, deviation), 1.0, deviation))
+        constant = _is_constant(mean, deviation)
+        if bool(constant.any()):
+            which = int(constant.nonzero()[0])
+            warn(f"condition_train: column {which} is constant, so it tells nothing")
+        model.set_condition_standardisation(mean, torch.where(constant, 1.0, deviation))
     columns = config.standardise == "columns"
     mean, deviation = _moments(x, columns)
     widths = dequantisation_widths(config, model)
