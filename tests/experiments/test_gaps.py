@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from arcsm.experiments.gaps import MECHANISMS, Mechanism, Table, hide, quality, read_rows
+from arcsm.experiments.gaps import MECHANISMS, Mechanism, hide, quality
 from arcsm.experiments.imputers import PEERS, fill_by_chained_trees, typical
 from arcsm.experiments.outside import run_outside
+from arcsm.experiments.tables import Table, read_rows
 
 NUMBERS = ((),) * 4
 

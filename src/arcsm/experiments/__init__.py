@@ -21,13 +21,14 @@ from arcsm.experiments.modes import MODES
 from arcsm.experiments.orders import ORDERS
 from arcsm.experiments.plan import PLAN
 from arcsm.experiments.sampling_cost import SAMPLING_COST
+from arcsm.experiments.synthesis import SYNTHESIS
 from arcsm.experiments.table1 import TABLE1
 from arcsm.experiments.toys_nll import TOYS_NLL
 from arcsm.experiments.uci import UCI_TABLES
 
 _EXPERIMENTS = (
     FIG1A, FIG1B, FIG2, FIG3A, FIG3B, *fig4.EXPERIMENTS, FIG5, FIG7, TOYS_NLL, MODES, MIX, SAMPLING_COST, MNIST_MADE,
-    TABLE1, *table2.EXPERIMENTS, ADBENCH, UCI_TABLES, ORDERS, IMPUTATION, ENTROPY, PLAN,
+    TABLE1, *table2.EXPERIMENTS, ADBENCH, UCI_TABLES, ORDERS, IMPUTATION, SYNTHESIS, ENTROPY, PLAN,
 )  # fmt: skip
 EXPERIMENTS: Mapping[str, Experiment] = {experiment.name: experiment for experiment in _EXPERIMENTS}
 

@@ -17,15 +17,14 @@ from pydantic import Field
 from arcsm.estimators import ScoreDensity
 from arcsm.experiments.base import Count, Preset, Result, Settings, Share, Study, check_names, study
 from arcsm.experiments.comparisons import draw_ranks, mean_and_sd, mean_ranks
-from arcsm.experiments.gaps import MECHANISMS, Mechanism, Table, hide, quality, read_rows
+from arcsm.experiments.gaps import MECHANISMS, Mechanism, hide, quality
 from arcsm.experiments.imputers import PEERS, Filled
 from arcsm.experiments.outside import REQUIREMENTS, why_missing
+from arcsm.experiments.tables import MIXED, UCI, Table, read_rows
 from arcsm.reports.plots import open_panels
 
 OURS = "arcsm"
 METHODS = (OURS, *PEERS)
-UCI = ("concrete", "elevators", "energy", "parkinsons", "protein", "sml", "wine")
-MIXED = ("Computers", "HI", "Hdma", "Males", "OFP", "Star", "Wages", "adult", "diamonds")
 _MEASURES = ("rmse", "error", "crps", "coverage", "seconds")
 
 

@@ -16,8 +16,8 @@ from sklearn.experimental import enable_iterative_imputer  # noqa: F401
 from sklearn.impute import IterativeImputer, KNNImputer
 
 from arcsm.experiments.comparisons import Array
-from arcsm.experiments.gaps import Table
 from arcsm.experiments.outside import run_outside
+from arcsm.experiments.tables import Table
 
 _NEIGHBOURS = 5
 _ITERATIONS = 10  # of chained forests, at most

@@ -210,8 +210,7 @@ def standardise(
         mean, deviation = _moments(vectors, columns=True)
         constant = _is_constant(mean, deviation)
         if bool(constant.any()):
-            which = int(constant.nonzero()[0])
-            warn(f"condition_train: column {which} is constant, so it tells nothing")
+            warn(f"condition_train: column {int(constant.nonzero()[0])} is constant, so it tells nothing")
         model.set_condition_standardisation(mean, torch.where(constant, 1.0, deviation))
     columns = config.standardise == "columns"
     mean, deviation = _moments(x, columns)
