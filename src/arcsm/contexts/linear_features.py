@@ -12,6 +12,7 @@ _MAX_ELEMENTS = 4_000_000  # of the matrices of rows with missing values
 _LEAST_SCALE = 0.05  # of an error, in standard deviations
 _UNCERTAIN_ROWS = 10  # of a level, whose correlations are halved
 _LEAST_DEVIATION = 1e-6  # of a unit that varies
+_TOLERANCE = 1e-4  # of correlations, which is much less than their error
 
 
 class LinearFeatures(PreciseModule):
@@ -57,7 +58,7 @@ class LinearFeatures(PreciseModule):
     def fit(self, z: Tensor) -> None:
         """Estimate means, deviations and correlations from standardised rows ``(N, D)``; NaN is missing."""
         z = some_rows(self._of_units(z), _MAX_ELEMENTS)
-        moments, rows = estimate_moments(z), len(z)
+        moments, rows = estimate_moments(z, _TOLERANCE), len(z)
         counts = moments.mean * rows
         trust = torch.where(self.level < 0, 1.0, counts / (counts + _UNCERTAIN_ROWS))
         varies = moments.deviation > _LEAST_DEVIATION

@@ -12,7 +12,7 @@ from arcsm.errors import readable
 _LEAST_EIGENVALUE = 1e-8  # of a correlation matrix: no error of a predictor is below its root
 _MIN_COMPLETE = 10  # complete rows for each column, from which EM may start
 _MAX_ROWS, _MIN_ROWS = 20_000, 500  # from which moments are estimated
-_EM_STEPS, _EM_CHANGE = 100, 1e-6  # at most, and the change of correlations from which on they have converged
+_EM_STEPS = 100  # at most
 
 
 class PreciseModule(nn.Module):
@@ -165,10 +165,11 @@ def some_rows(z: Tensor, most_elements: int) -> Tensor:
     return z[torch.randperm(len(z), generator=torch.Generator().manual_seed(0))[:most].to(z.device)]
 
 
-def estimate_moments(z: Tensor) -> Moments:
+def estimate_moments(z: Tensor, tolerance: float = 1e-6) -> Moments:
     """Return the moments of rows ``(N, D)`` with NaN for missing values; correlations have a positive spectrum.
 
-    Missing values are filled by the EM algorithm of the normal distribution, from those that are known.
+    Missing values are filled by the EM algorithm of the normal distribution, from those that are known, until a step
+    changes no correlation by more than the tolerance.
     """
     known = ~z.isnan()
     seen = known.sum(0) > 1
@@ -176,7 +177,7 @@ def estimate_moments(z: Tensor) -> Moments:
         eye, index = torch.eye(z.shape[1], dtype=z.dtype, device=z.device), seen.nonzero()[:, 0]
         found = Moments(torch.zeros_like(eye[0]), torch.ones_like(eye[0]), eye)
         if len(index):
-            part = estimate_moments(z[:, index])
+            part = estimate_moments(z[:, index], tolerance)
             found.mean[index], found.deviation[index] = part.mean, part.deviation
             found.correlation[index[:, None], index] = part.correlation
         return found
@@ -190,18 +191,21 @@ def estimate_moments(z: Tensor) -> Moments:
     else:
         mean, deviation = torch.zeros_like(shift), torch.ones_like(shift)
         matrix = torch.eye(len(shift), dtype=z.dtype, device=z.device)
+    patterns, place, counts = known.unique(dim=0, return_inverse=True, return_counts=True)  # of known values, (P, D)
+    k = patterns.to(z)
+    unknown = (1.0 - k).unsqueeze(-1) * (1.0 - k).unsqueeze(-2) * counts[:, None, None]
     for _ in range(0 if bool(complete.all()) else _EM_STEPS):
-        k, covariance = known.to(z), matrix * deviation * deviation[:, None]
-        lower = torch.linalg.cholesky(_masked(covariance, known))
-        half = torch.linalg.solve_triangular(lower, covariance * k.unsqueeze(-1), upper=False)
-        errors = torch.linalg.solve_triangular(lower, torch.where(known, x - mean, 0.0).unsqueeze(-1), upper=False)
-        filled = torch.where(known, x, mean + (half * errors).sum(-2))
-        unknown = (1.0 - k).unsqueeze(-1) * (1.0 - k).unsqueeze(-2)
+        covariance = matrix * deviation * deviation[:, None]
+        lower = torch.linalg.cholesky(_masked(covariance, patterns))
+        half = torch.linalg.solve_triangular(lower, covariance * k.unsqueeze(-1), upper=False)  # (P, D, D)
+        slopes = torch.linalg.solve_triangular(lower.transpose(1, 2), half, upper=True)
+        centred = torch.where(known, x - mean, 0.0)
+        filled = torch.where(known, x, mean + (slopes[place] * centred.unsqueeze(-1)).sum(-2))
         rest = ((covariance - half.transpose(1, 2) @ half) * unknown).sum(0)
         before, mean = (mean, matrix), filled.mean(0)
         deviation, matrix = _regular(((filled - mean).T @ (filled - mean) + rest) / len(z))
         change = torch.maximum((matrix - before[1]).abs().max(), (mean - before[0]).abs().max())
-        if float(change) < _EM_CHANGE:
+        if float(change) < tolerance:
             break
     return Moments(shift + unit * mean, unit * deviation, matrix)
 
