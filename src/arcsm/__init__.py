@@ -18,6 +18,7 @@ from arcsm.heads import (
     MixedHead,
     NormalisedHead,
     ScoreHead,
+    SplineHead,
 )
 from arcsm.model import AutoregressiveModel, load, save
 from arcsm.noise import NoiseLadder
@@ -29,7 +30,7 @@ from arcsm.training.loop import FitResult, TrainingDiverged
 __all__ = [
     "MADE", "AnyOrder", "AutoregressiveModel", "CategoricalHead", "ConditionNet", "Context",
     "DiscretisedLogisticMixtureHead", "FitResult", "GaussianHead", "Head", "LocatedHead", "LogisticMixtureHead",
-    "MixedHead", "NoiseLadder", "NormalisedHead", "PartError", "PixelCNNPP", "ScoreHead", "TrainConfig",
+    "MixedHead", "NoiseLadder", "NormalisedHead", "PartError", "PixelCNNPP", "ScoreHead", "SplineHead", "TrainConfig",
     "TrainingDiverged", "__version__", "check", "data", "fit", "load", "objectives", "register", "save",
 ]  # fmt: skip
 

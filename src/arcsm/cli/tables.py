@@ -127,7 +127,7 @@ def detect(
     )
     if p_value is not None:
         check_p_value(p_value, detector.count_held_out(normal))
-    detector.fit(normal)
+    _fit(detector, normal, fitted.source)
     result = _write_scores(detector, new, out, labels, with_data, p_value, rows, safe_csv)
     _show_columns(fitted.source, len(normal), detector.columns_)
     show(f"{out}  {rows} rows, {result.outliers} flagged")
@@ -183,7 +183,8 @@ def impute(
     missing = int(rows.isna().to_numpy().sum())
     filled, columns = rows, None
     if missing:
-        density = ScoreDensity(n_estimators or "auto", random_state=seed, device=device, verbose=True).fit(rows)
+        density = ScoreDensity(n_estimators or "auto", random_state=seed, device=device, verbose=True)
+        _fit(density, rows, source.source)
         filled, columns = pd.DataFrame(density.impute(rows, draws=draws)), density.columns_
     with frame_writer(out, file.file, safe_csv) as write:
         write(fill_in_file(file, rows, filled, out))
@@ -236,7 +237,8 @@ def synthesize(
     file = FrameFile(source.path, options, source=source.source)
     rows = file.read(set_aside=True)
     conditions = given_values(given or (), file, rows)
-    density = ScoreDensity(n_estimators or "auto", random_state=seed, device=device, verbose=True).fit(rows)
+    density = ScoreDensity(n_estimators or "auto", random_state=seed, device=device, verbose=True)
+    _fit(density, rows, source.source)
     count = len(rows) if n is None else n
     drawn = pd.DataFrame(density.conditional(conditions, count) if conditions else density.sample(count))
     as_text = out.suffix.lower() != ".parquet"
@@ -266,6 +268,14 @@ def _show_columns(source: str, rows: int, columns: Columns) -> None:
     for words, names in columns.names_by_type().items():
         listed = ", ".join(map(printable, names))
         show(fill(f"{words}: {listed}", 100, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False))
+
+
+def _fit(estimator: ScoreDensity | ScoreOutlierDetector, rows: pd.DataFrame, source: str) -> None:
+    """Fit the rows of a file, whose name errors begin with."""
+    try:
+        estimator.fit(rows)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
 
 
 def _check_outputs(out: Path, page: Path | None, inputs: Sequence[Path]) -> None:

@@ -86,9 +86,9 @@ class LinearFeatures(PreciseModule):
             known: Which of their values are in the set, ``(B, D)``.
         """
         known = known[:, self.owner] > 0.0
-        moments = Moments(self.mean, self.deviation, self.correlation)
-        values = torch.where(known, (self._of_units(x) - moments.mean) / moments.deviation, 0.0)
-        found = given_set(moments.correlation, values, known)
+        values = torch.where(known, (self._of_units(x) - self.mean) / self.deviation, 0.0)
+        dtype = torch.promote_types(x.dtype, torch.float32)  # enough here: the correlations were reduced
+        found = given_set(self.correlation.to(dtype), values.to(dtype), known)
         return torch.stack([found.location, found.scale.clamp(min=_LEAST_SCALE).log()], -1).to(x)
 
     def in_order(self, x: Tensor, known: Tensor, order: Tensor) -> Tensor:

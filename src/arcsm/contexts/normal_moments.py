@@ -61,7 +61,7 @@ def given_set(matrix: Tensor, values: Tensor, known: Tensor) -> Predicted:
     if _holds((known == known[:1]).all()):  # one matrix for all rows
         known = known[:1]
     lower = torch.linalg.cholesky(_masked(matrix, known))
-    half = torch.linalg.solve_triangular(lower, matrix * known.double().unsqueeze(-1), upper=False)  # (B or 1, K, K)
+    half = torch.linalg.solve_triangular(lower, matrix * known.to(matrix).unsqueeze(-1), upper=False)  # (B or 1, K, K)
     errors = _solve(lower, values)
 
     def residuals() -> tuple[Tensor, Tensor]:

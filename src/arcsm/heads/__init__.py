@@ -8,12 +8,14 @@ from arcsm.heads.located import LocatedHead
 from arcsm.heads.logistic_mixture import LogisticMixtureHead
 from arcsm.heads.mixed import MixedHead
 from arcsm.heads.score import ScoreHead
+from arcsm.heads.spline import SplineHead
 from arcsm.registry import register
 
 for _head in (
     ScoreHead,
     GaussianHead,
     LogisticMixtureHead,
+    SplineHead,
     DiscretisedLogisticMixtureHead,
     CategoricalHead,
     LocatedHead,
@@ -24,4 +26,5 @@ for _head in (
 __all__ = [
     "CategoricalHead", "DiscretisedLogisticMixtureHead", "GaussianHead", "Head", "HeadColumns", "LocatedHead",
     "LogisticMixtureHead", "MixedHead", "NormalisedHead", "ScoreHead",
+    "SplineHead",
 ]  # fmt: skip

@@ -1,0 +1,172 @@
+"""Splines: conditionals of any shape whose density, distribution function and quantiles take one evaluation."""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from arcsm._runtime.sizes import check_layers, check_size
+from arcsm.heads.base import NormalisedHead, ScoreAndDerivative, Sigma
+
+_MIN_LOG_SCALE = -7.0
+_MAX_LOG_SCALE = 15.0  # beyond any data: keeps contexts far from the training data from overflowing
+_LEAST_WIDTH, _LEAST_SLOPE = 1e-3, 1e-3  # of a bin, as a share of all; of the spline, at its knots
+_BRACKET = 6.5  # standard deviations, which hold all but 1e-10 of the mass
+
+
+class _Bins(NamedTuple):
+    """The bins of some values, ``(*)`` each."""
+
+    left: Tensor  # the left knot
+    width: Tensor
+    low: Tensor  # the spline at the left knot
+    height: Tensor
+    first: Tensor  # the slope of the spline at the left knot
+    last: Tensor  # and at the right one
+
+
+class _Spline(NamedTuple):
+    """The spline at some points, ``(*)`` each."""
+
+    value: Tensor
+    log_slope: Tensor
+    first: Tensor  # derivative of the log slope
+    second: Tensor
+
+
+class SplineHead(NormalisedHead):
+    """A Gaussian variable that went through a monotone rational-quadratic spline.
+
+    .. math:: q(x \\mid c) = \\mathcal{N}\\big(g(z);\\, 0, 1\\big)\\, \\frac{g'(z)}{\\tau}, \\qquad
+        z = \\frac{x - \\mu(c)}{\\tau(c)}
+
+    The spline :math:`g` maps :math:`[-B, B]` to itself, and is the identity elsewhere, so that the tails are Gaussian.
+    Location, scale and spline are affine in the context, up to the functions that keep them monotone. Density,
+    distribution function and quantile have closed forms, so that a density takes one evaluation; train it by
+    likelihood, ``objective="mle"``. The density is continuous, its score jumps at the knots of the spline.
+
+    The convolution with noise has no closed form: a model with this head has no ladder.
+
+    Arguments:
+        context_features: Size :math:`C` of the contexts.
+        bins: Number of bins of the spline.
+        bound: The end :math:`B` of the spline, in scales from the location.
+
+    References:
+        Neural Spline Flows (Durkan, Bekasov, Murray and Papamakarios, 2019), https://arxiv.org/abs/1906.04032
+
+    Example:
+        >>> head = SplineHead(context_features=4)
+        >>> x = head.projected_icdf(head.project(torch.randn(3, 4)), torch.tensor([0.1, 0.5, 0.9]))
+        >>> head.log_prob(torch.zeros(3, 4), torch.zeros(3)).shape
+        torch.Size([3])
+    """
+
+    def __init__(self, context_features: int = 16, bins: int = 16, bound: float = 5.0) -> None:
+        super().__init__()
+        check_size("SplineHead", context_features=context_features)
+        check_size("SplineHead", least=2, bins=bins)
+        check_layers("SplineHead", context_features, (), 3 * bins + 1)
+        if not 0.0 < bound < math.inf:
+            raise ValueError(f"bound: expected a positive number, got {bound}")
+        if bins * _LEAST_WIDTH >= 1.0:
+            raise ValueError(f"bins: expected fewer than {1.0 / _LEAST_WIDTH:g}, got {bins}")
+        self.context_features, self.bins, self.bound = context_features, bins, float(bound)
+        self.parameters_of = nn.Linear(context_features, 3 * bins + 1)
+        with torch.no_grad():  # start near a Gaussian
+            self.parameters_of.weight[2:].mul_(0.1)
+            self.parameters_of.bias.zero_()
+
+    def project(self, context: Tensor) -> Tensor:
+        """Return location, log scale, and the inner knots, values and slopes of the spline, ``(*, 3 K - 1)``."""
+        k = self.bins
+        location, log_scale, widths, heights, slopes = self.parameters_of(context).split([1, 1, k, k, k - 1], -1)
+        log_scale = F.softplus(log_scale - _MIN_LOG_SCALE) + _MIN_LOG_SCALE  # a smooth minimum
+        slopes = _LEAST_SLOPE + F.softplus(slopes + math.log(math.expm1(1.0 - _LEAST_SLOPE)))  # 1 at first
+        parts = [location, log_scale.clamp(max=_MAX_LOG_SCALE), self._knots(widths), self._knots(heights), slopes]
+        return torch.cat(parts, -1)
+
+    def _knots(self, raw: Tensor) -> Tensor:
+        """Return the inner ones of the ends of bins whose sizes are ``raw (*, K)`` on a log scale, ``(*, K - 1)``."""
+        shares = _LEAST_WIDTH + (1.0 - _LEAST_WIDTH * self.bins) * torch.softmax(raw, -1)
+        return self.bound * (2.0 * shares.cumsum(-1)[..., :-1] - 1.0)
+
+    def _units(self, projection: Tensor, sigma: Sigma) -> tuple[Tensor, Tensor]:
+        """Return location and scale, ``(*)`` each."""
+        if sigma is not None:
+            raise ValueError("SplineHead: has no noise levels; leave the ladder of the model out")
+        return projection[..., 0], torch.exp(projection[..., 1])
+
+    def _bins(self, projection: Tensor, value: Tensor, of_values: bool = False) -> _Bins:
+        """Return the bins of points ``(*)``, or of values of the spline."""
+        knots, values, slopes = projection[..., 2:].split([self.bins - 1] * 3, -1)
+        place = (value.unsqueeze(-1) >= (values if of_values else knots)).sum(-1, keepdim=True)
+
+        def at_ends(inner: Tensor, first: float, last: float) -> tuple[Tensor, Tensor]:
+            ends = torch.full_like(inner[..., :1], first), torch.full_like(inner[..., :1], last)
+            every = torch.cat([ends[0], inner, ends[1]], -1).expand(*place.shape[:-1], -1)
+            return every.gather(-1, place)[..., 0], every.gather(-1, place + 1)[..., 0]
+
+        left, right = at_ends(knots, -self.bound, self.bound)
+        low, high = at_ends(values, -self.bound, self.bound)
+        return _Bins(left, right - left, low, high - low, *at_ends(slopes, 1.0, 1.0))
+
+    def _spline(self, projection: Tensor, z: Tensor) -> _Spline:
+        """Evaluate the spline at points ``(*)``.
+
+        In a bin, with the fraction :math:`\\xi` of its width, the mean slope :math:`\\delta` and the slopes
+        :math:`d_0, d_1` at its ends, it rises by the fraction :math:`(\\delta \\xi^2 + d_0 \\xi (1 - \\xi)) / D` of its
+        height, with :math:`D = \\delta + (d_0 + d_1 - 2 \\delta)\\, \\xi (1 - \\xi)`, and its slope is
+        :math:`\\delta^2 P / D^2`, with :math:`P = d_1 \\xi^2 + 2 \\delta \\xi (1 - \\xi) + d_0 (1 - \\xi)^2`.
+        """
+        inside, clamped = z.abs() < self.bound, z.clamp(-self.bound, self.bound)
+        left, width, low, height, first, last = self._bins(projection, clamped)
+        xi, delta = (clamped - left) / width, height / width
+        rest, bend = 1.0 - xi, first + last - 2.0 * delta
+        p, d = last * xi.square() + 2.0 * delta * xi * rest + first * rest.square(), delta + bend * xi * rest
+        value = low + height * xi * (delta * xi + first * rest) / d
+        log_slope = 2.0 * torch.log(delta) + torch.log(p) - 2.0 * torch.log(d)
+        p_first, d_first = 2.0 * (last * xi + delta * (rest - xi) - first * rest) / p, bend * (rest - xi) / d
+        p_second, d_second = 2.0 * bend / p, -2.0 * bend / d
+        log_slope_first = (p_first - 2.0 * d_first) / width
+        log_slope_second = (p_second - p_first.square() - 2.0 * (d_second - d_first.square())) / width.square()
+        return _Spline(
+            torch.where(inside, value, z),
+            *(torch.where(inside, part, 0.0) for part in (log_slope, log_slope_first, log_slope_second)),
+        )
+
+    def projected_log_prob(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
+        location, scale = self._units(projection, sigma)
+        g = self._spline(projection, (x - location) / scale)
+        return g.log_slope - 0.5 * g.value.square() - torch.log(scale) - 0.5 * math.log(2.0 * math.pi)
+
+    def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> ScoreAndDerivative:
+        location, scale = self._units(projection, sigma)
+        g = self._spline(projection, (x - location) / scale)
+        slope = torch.exp(g.log_slope)
+        score = g.first - g.value * slope
+        derivative = g.second - slope.square() - g.value * slope * g.first
+        return score / scale, derivative / scale.square()
+
+    def projected_cdf(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
+        location, scale = self._units(projection, sigma)
+        value = self._spline(projection, (x - location) / scale).value
+        return 0.5 * torch.erfc(-math.sqrt(0.5) * value)  # ndtr would lose the lower tail
+
+    def projected_icdf(self, projection: Tensor, u: Tensor, sigma: Sigma = None) -> Tensor:
+        location, scale = self._units(projection, sigma)
+        normal = torch.special.ndtri(u.double()).to(u.dtype)
+        inside, clamped = normal.abs() < self.bound, normal.clamp(-self.bound, self.bound)
+        left, width, low, height, first, last = self._bins(projection, clamped, of_values=True)
+        delta, rise = height / width, clamped - low
+        bend = first + last - 2.0 * delta
+        a, b, c = height * (delta - first) + rise * bend, height * first - rise * bend, -delta * rise
+        xi = 2.0 * c / (-b - torch.sqrt((b.square() - 4.0 * a * c).clamp(min=0.0)))
+        return location + scale * torch.where(inside, left + xi * width, normal)
+
+    def bracket(self, projection: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
+        location, scale = self._units(projection, sigma)
+        most = max(_BRACKET, self.bound) * scale
+        return location - most, location + most

@@ -1,0 +1,125 @@
+"""The spline head: closed forms that agree with one another, Gaussian tails, and what likelihood teaches it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from arcsm import MADE, AutoregressiveModel, NoiseLadder, SplineHead, TrainConfig, fit
+from small_heads import FLOAT64, differentiate
+
+
+def random_spline(bins: int = 6, bound: float = 3.0) -> tuple[SplineHead, Tensor]:
+    """Return a head in double precision, and projections ``(4, 1, P)`` with strong splines."""
+    torch.manual_seed(0)
+    head = SplineHead(3, bins, bound).double()
+    with torch.no_grad():
+        head.parameters_of.weight.normal_()
+    return head, head.project(torch.randn(4, 1, 3, dtype=FLOAT64)).detach()
+
+
+def test_density_distribution_function_and_quantiles_agree() -> None:
+    head, projection = random_spline()
+    low, high = head.bracket(projection)
+    x = (low + (high - low) * torch.linspace(0.0, 1.0, 4_001, dtype=FLOAT64)).requires_grad_()
+    cdf = head.projected_cdf(projection, x)
+    density = head.projected_log_prob(projection, x).exp()
+    torch.testing.assert_close(differentiate(cdf, x), density, atol=1e-12, rtol=1e-9)
+    torch.testing.assert_close(torch.trapezoid(density, x).detach(), torch.ones(4, dtype=FLOAT64), atol=1e-3, rtol=0.0)
+    inner = ((cdf > 1e-8) & (cdf < 1.0 - 1e-8)).detach()
+    back = head.projected_icdf(projection, cdf.detach())
+    torch.testing.assert_close(back[inner], x[inner].detach(), atol=1e-7, rtol=1e-7)
+
+
+def test_score_and_derivative_are_those_of_the_density_within_the_bins() -> None:
+    head, projection = random_spline()
+    x = torch.linspace(-6.0, 6.0, 997, dtype=FLOAT64).expand(4, -1).clone().requires_grad_()
+    log_prob = head.projected_log_prob(projection, x)
+    [score] = torch.autograd.grad(log_prob.sum(), x, create_graph=True)
+    ours, slope = head.projected_score_and_derivative(projection, x)
+    torch.testing.assert_close(ours, score)
+    torch.testing.assert_close(slope, differentiate(score, x))
+
+
+def test_a_straight_spline_is_a_gaussian() -> None:
+    head = SplineHead(2).double()
+    with torch.no_grad():
+        head.parameters_of.weight.zero_()
+        head.parameters_of.bias[:2] = torch.tensor([0.5, math.log(0.3)])
+    x = torch.linspace(-4.0, 4.0, 101, dtype=FLOAT64)
+    projection = head.project(torch.zeros(101, 2, dtype=FLOAT64))
+    normal = torch.distributions.Normal(0.5, projection[0, 1].exp())
+    torch.testing.assert_close(head.projected_log_prob(projection, x), normal.log_prob(x))
+    torch.testing.assert_close(head.projected_cdf(projection, x), normal.cdf(x))
+
+
+def test_tails_are_gaussian_and_far_values_have_finite_densities() -> None:
+    head, projection = random_spline()
+    head, projection = head.float(), projection.float()
+    location, scale = projection[..., 0], projection[..., 1].exp()
+    x = location + torch.tensor([-30.0, -3.1, 3.1, 30.0]) * scale
+    normal = torch.distributions.Normal(location, scale)
+    torch.testing.assert_close(head.projected_log_prob(projection, x), normal.log_prob(x), rtol=1e-4, atol=1e-4)
+    far = torch.tensor([-1e8, 1e8])
+    assert bool(head.projected_log_prob(projection, far).isfinite().all())
+    u = torch.tensor([1e-30, 1e-7, 0.5, 1.0 - 6e-8])
+    assert bool(head.projected_icdf(projection, u).diff().gt(0.0).all())
+
+
+def test_noise_levels_are_an_error() -> None:
+    model = AutoregressiveModel(MADE(2, 4), SplineHead(4), NoiseLadder(1.0, 0.1, 3))
+    with pytest.raises(ValueError, match="SplineHead: has no noise levels"):
+        model.log_prob(torch.zeros(3, 2))
+
+
+def test_gradients_are_finite_at_knots_and_ends_and_missing_values_stay_missing() -> None:
+    head, _ = random_spline()
+    projection = head.project(torch.randn(4, 1, 3, dtype=FLOAT64))
+    knots = projection[..., 2 : 2 + head.bins - 1].detach()
+    z = torch.cat([knots, torch.full_like(knots[..., :1], head.bound), -torch.full_like(knots[..., :1], 3.0)], -1)
+    x = projection[..., :1].detach() + z * projection[..., 1:2].exp().detach()
+    loss = head.projected_log_prob(projection, x[:, 0]).sum()
+    loss.backward()
+    assert all(bool(p.grad.isfinite().all()) for p in head.parameters() if p.grad is not None)
+    nan = torch.full((1,), math.nan, dtype=FLOAT64)
+    values = *head.projected_score_and_derivative(projection[0], nan), head.projected_log_prob(projection[0], nan)
+    assert all(bool(value.isnan().all()) for value in values)
+
+
+def test_likelihood_teaches_two_modes_whose_weights_depend_on_the_value_before() -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def rows(count: int) -> tuple[Tensor, Tensor]:
+        a = torch.randn(count, generator=generator)
+        up = torch.rand(count, generator=generator) < torch.sigmoid(2.0 * a)
+        b = torch.where(up, 1.5, -1.5) + 0.3 * torch.randn(count, generator=generator)
+        modes = torch.stack([torch.distributions.Normal(m, 0.3).log_prob(b) for m in (1.5, -1.5)])
+        weights = torch.stack([torch.nn.functional.logsigmoid(2.0 * a), torch.nn.functional.logsigmoid(-2.0 * a)])
+        return torch.stack([a, b], 1), torch.logsumexp(modes + weights, 0) + torch.distributions.Normal(0, 1).log_prob(
+            a
+        )
+
+    torch.manual_seed(0)
+    model = AutoregressiveModel(MADE(2, 16, (32, 32)), SplineHead(16))
+    (train, _), (test, truth) = rows(4_000), rows(2_000)
+    fit(model, train, config=TrainConfig(objective="mle", steps=1_000, learning_rate=5e-3, device="cpu"))
+    log_prob = model.log_prob(test).detach()
+    assert float((truth - log_prob).mean()) < 0.03
+    drawn = model.sample(4_000, generator=torch.Generator().manual_seed(1))
+    for sign in (1.0, -1.0):
+        chosen = drawn[sign * drawn[:, 0] > 0.5, 1]
+        true = rows(20_000)[0]
+        assert float((chosen > 0).float().mean()) == pytest.approx(
+            float((true[sign * true[:, 0] > 0.5, 1] > 0).float().mean()), abs=0.04
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [({"bins": 1}, "bins=1"), ({"bound": 0.0}, "bound: expected"), ({"bins": 1_000}, "bins")]
+)
+def test_impossible_sizes_are_errors(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SplineHead(**arguments)  # type: ignore[arg-type]
