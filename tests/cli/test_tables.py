@@ -239,9 +239,9 @@ def test_dollars_in_names_do_not_break_the_report(tmp_path: Path) -> None:
 
 def test_a_table_that_is_too_small_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = tmp_path / "one.csv"
-    table.write_text("a,b\n1,\n")
-    for command in ("impute", "synthesize"):
-        assert run(command, table, "--out", tmp_path / "out.csv") == 1
+    table.write_text("a,b\n1,2\n")
+    for command in (("synthesize", table), ("detect", table, table)):
+        assert run(*command, "--out", tmp_path / "out.csv") == 1
         assert f"arcsm: {table}: Expected at least 2 samples" in capsys.readouterr().err
     table.write_text("a,b\n1,\n2,\n3,\n")
     assert run("impute", table, "--out", tmp_path / "out.csv") == 1
