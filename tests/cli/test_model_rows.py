@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from arcsm import save
 from arcsm.data import read_frame, write_frame
-from arcsm.errors import AccuracyWarning
+from arcsm.errors import AccuracyWarning, SkippedWarning
 from arcsm.estimators import ScoreDensity
 from small_runs import ON_DATA
 from small_tables import QUICK, model_of_columns, normal, run, use_small_models
@@ -32,7 +33,10 @@ def test_score_matches_columns_by_name(tmp_path: Path, capsys: pytest.CaptureFix
     np.save(tmp_path / "bare.npy", table.to_numpy())
     scores = {}
     for name in ("plain.parquet", "turned.parquet", "more.parquet", "bare.npy"):
-        assert run("score", tmp_path / "run", tmp_path / name, "--out", tmp_path / "s.csv") == 0
+        with (
+            nullcontext() if name != "more.parquet" else pytest.warns(SkippedWarning, match=r"no such .*: when, id, x$")
+        ):
+            assert run("score", tmp_path / "run", tmp_path / name, "--out", tmp_path / "s.csv") == 0
         scores[name] = read_frame(tmp_path / "s.csv")["log_prob"].to_numpy()
         np.testing.assert_allclose(scores[name], scores["plain.parquet"], rtol=1e-5)
     capsys.readouterr()

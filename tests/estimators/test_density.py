@@ -303,7 +303,7 @@ def test_a_column_without_a_known_value_is_left_out_without_a_warning() -> None:
     ("ask", "message"),
     [
         (lambda q: q.conditional({"x": 1.0}), "given: column 'x' is unknown; known: a, b, c, d"),
-        (lambda q: q.conditional({"c": "left"}), "given: column 'c' does not contain 'left'"),
+        (lambda q: q.conditional({"c": "left"}), "given: column 'c' does not contain 'left' in the training rows"),
         (lambda q: q.conditional({"c": ("down", "up")}), "given: column 'c' has categories without an order"),
         (lambda q: q.conditional({"a": (2.0, 1.0)}), r"given: column 'a' has an empty range \(2, 1\)"),
         (lambda q: q.conditional({"a": (1.0, 1.0)}), "given: column 'a' has single values with probability 0"),

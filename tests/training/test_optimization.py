@@ -137,3 +137,7 @@ def test_contradictions_are_rejected(
 ) -> None:
     with pytest.raises(error, match=message):
         train(changes, **options)
+
+
+def test_defaults_beside_a_custom_optimizer_are_no_contradiction() -> None:
+    train({"steps": 1, "learning_rate": 1e-3, "weight_decay": 0.0}, optimizer=partial(SGD, lr=0.1))

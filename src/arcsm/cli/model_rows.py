@@ -23,7 +23,7 @@ from arcsm.data.numpy_files import read_array, split_key
 from arcsm.data.pixels import unstretch_images
 from arcsm.data.read_options import ReadOptions
 from arcsm.data.table import TableFile
-from arcsm.errors import AccuracyWarning, warn
+from arcsm.errors import AccuracyWarning, SkippedWarning, warn
 from arcsm.implicit.networks.vae import VAE
 from arcsm.model import AutoregressiveModel
 from arcsm.reports.pictures import to_pixels
@@ -72,6 +72,7 @@ class RowSource:
         self.model, self.options = model, options or ReadOptions()
         self.names: list[str] | None = None
         self.file: TableFile | None = None
+        self._has_warned = False
         self._images: Tensor | None = None
         if _are_images(path, model.metadata.get("image_shape") is not None):
             images = images_for(model, path, skip_bad)
@@ -90,7 +91,15 @@ class RowSource:
         for frame in file.parts(_PART_ROWS):
             file.check_named(list(frame.columns))
             left_out = [name for name in (*self.options.ignore, *self.options.ids) if name in frame.columns]
-            chosen = _in_model_order(self.model, frame.drop(columns=left_out), file.source)
+            given = frame.drop(columns=left_out)
+            chosen = _in_model_order(self.model, given, file.source)
+            extra = [str(name) for name in given.columns if name not in chosen.columns]
+            if extra and not self._has_warned:
+                warn(
+                    f"{file.source}: the model has no such columns, so they do not count: {', '.join(extra)}",
+                    SkippedWarning,
+                )
+                self._has_warned = True
             values = file.numbers(chosen)
             rows = torch.from_numpy(np.array(values)).to(self.model.shift.dtype)  # (n, D)
             if not bool(rows.isfinite().all()):

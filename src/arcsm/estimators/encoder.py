@@ -174,8 +174,8 @@ def encode_value(kind: Column, value: Any, near: bool = False) -> float:
         raise
     if math.isnan(number) or not (kind.allows(number, value) or (near and _is_near(kind, number))):
         shown = value_text(value) if isinstance(kind, Times) else repr(value)
-        problem = f"does not contain {shown}, or a value near it, in the training rows; choose one that occurs"
-        raise NoSuchValueError(problem)
+        neighbours = ", or a value near it," if near and isinstance(kind, Grid) else ""
+        raise NoSuchValueError(f"does not contain {shown}{neighbours} in the training rows; choose one that occurs")
     return number
 
 

@@ -139,9 +139,9 @@ def _described(value: object) -> str:
 
 
 def _check_unset(config: TrainConfig, argument: str, *settings: str) -> None:
-    """Check that a configuration does not set what a custom optimizer or scheduler decides."""
+    """Check that a configuration does not change what a custom optimizer or scheduler decides."""
     for name in settings:
-        if name in config.model_fields_set:
+        if getattr(config, name) != type(config).model_fields[name].default:
             raise ValueError(f"{argument}: decides what config.{name} says; leave config.{name} out")
 
 
