@@ -45,7 +45,7 @@ def adaptive(conditionals: Conditionals, x: Tensor) -> Tensor:
 @torch.no_grad()
 def uniform_grid(conditionals: Conditionals, x: Tensor, nodes: int) -> Tensor:
     """Integrate the score and its exponential by the trapezoidal rule on a uniform grid, and interpolate."""
-    half = float(conditionals.head.tail_start(conditionals.sigma, x))
+    half = float(conditionals.head.tail_start(conditionals.sigma))
     grid = torch.linspace(-half, half, nodes, dtype=torch.float64)
     width = grid[1] - grid[0]
     parts = []

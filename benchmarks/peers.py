@@ -17,7 +17,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 from torch import Tensor, nn
 
-from arcsm import AutoregressiveModel, objectives
+from arcsm import MADE, AutoregressiveModel, SplineHead, objectives
 from arcsm.conditionals.conditionals import Accuracy, Conditionals
 from arcsm.experiments.peers import import_zuko
 from benchmarks.log_prob import trained, uniform_grid
@@ -145,7 +145,12 @@ def main() -> None:
     actions = ours(model, x)
     training, scoring, drawing = actions
     weights = {"arcsm": sum(p.numel() for p in model.parameters())}
-    for name, (network, log_prob, draw) in flows().items():
+    spline = AutoregressiveModel(MADE(FEATURES, 32, (128, 128)), SplineHead(32))
+    networks: dict[str, tuple[nn.Module, Callable[..., Tensor], Callable[..., object]]] = {
+        "arcsm: SplineHead": (spline, lambda network, x: network.log_prob(x), lambda network: network.sample(ROWS)),
+        **flows(),
+    }
+    for name, (network, log_prob, draw) in networks.items():
         weights[name] = sum(p.numel() for p in network.parameters())
 
         def step(network: nn.Module = network, log_prob: Callable[..., Tensor] = log_prob) -> None:

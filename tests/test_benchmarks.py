@@ -7,6 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
+
+from arcsm import ScoreHead
+from arcsm.conditionals.conditionals import Accuracy, Conditionals
 
 _ROOT = Path(__file__).parents[1]
 
@@ -46,3 +50,13 @@ def test_the_interval_of_the_benchmark_of_regression_holds_90_percent(monkeypatc
     monkeypatch.syspath_prepend(str(_ROOT))
     regression = importlib.import_module("benchmarks.regression")
     assert regression.PROBABILITIES[regression._INTERVAL].tolist() == pytest.approx([0.05, 0.95])
+
+
+def test_the_naive_grid_of_the_benchmarks_agrees_with_the_quadrature(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(_ROOT))
+    benchmark = importlib.import_module("benchmarks.log_prob")
+    torch.manual_seed(0)
+    head, x = ScoreHead(3, (8,)).double(), torch.randn(5, dtype=torch.float64)
+    projection = head.project(torch.randn(5, 3, dtype=torch.float64))
+    conditionals = Conditionals(head, projection, (0.1,), "quadrature", Accuracy(1e-6))
+    torch.testing.assert_close(benchmark.uniform_grid(conditionals, x, 20_001), benchmark.adaptive(conditionals, x))

@@ -11,7 +11,7 @@ import polars
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from arcsm.estimators import ScoreRegressor
+from arcsm.estimators import ScoreDensity, ScoreRegressor
 from small_tables import QUICK, mixed_table, use_small_models
 from small_targets import ROUGH, fitted, targets, use_one_model
 
@@ -167,3 +167,21 @@ def test_numbers_far_from_few_values_count_as_missing_with_a_warning(monkeypatch
         found = regressor.predict(rows)
     assert found[:3].tolist() == [found[0]] * 3
     assert found[3] == found[4] != found[0]
+
+
+def test_categories_that_no_fitted_row_has_count_as_missing_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_models(monkeypatch)
+    random = np.random.default_rng(0)
+    names = random.choice(["a", "b", "c"], 300)
+    table = pd.DataFrame({"name": names, "x": random.normal(size=300)})
+    rows = pd.DataFrame({"name": [None, "d", "a"], "x": 0.0})
+    regressor = ScoreRegressor(max_steps=20, random_state=0).fit(table, (names == "a") + table["x"])
+    with pytest.warns(UserWarning, match="column 'name' has categories that no fitted row has; they count as missing"):
+        found = regressor.predict(rows)
+    assert found[0] == found[1] != found[2]
+    density = ScoreDensity(max_steps=20, n_estimators=1, random_state=0).fit(table)
+    gaps = rows.assign(x=np.nan)
+    with pytest.warns(UserWarning, match="column 'name' has categories that no fitted row has"):
+        filled = density.impute(gaps, random_state=0)
+    assert filled["name"].tolist()[1:] == ["d", "a"]
+    assert filled["x"].notna().all()

@@ -275,7 +275,9 @@ class ScoreDensity(DensityMixin, DensityEstimator):
             where = " with n > 1, where each table is a draw" if n > 1 else ""
             raise ValueError(f"estimate: expected one of {', '.join(map(str, possible))}{where}, got {estimate!r}")
         table = self._validated(X)
-        numbers = self._clip_modelled(self.columns_.encode(table))
+        encoded = self.columns_.encode(table)
+        self.columns_.warn_of_ignored_values(encoded[np.isnan(encoded).any(1)])
+        numbers = self._clip_modelled(encoded)
         exact = np.asarray(self.columns_.decode(numbers.nan_to_num(nan=0.0).numpy()), dtype=object)  # (N, D)
         fillings = [exact.copy() for _ in range(n)]
         incomplete = np.flatnonzero(numbers.isnan().any(1).numpy())

@@ -133,15 +133,19 @@ class Columns:
             names.setdefault(_type_words(kind), []).append(str(label))
         return names
 
-    def with_far_numbers(self, numbers: Array) -> list[str]:
-        """Return the columns with levels of numbers in which rows ``(N, D)`` have a number far from all of them."""
-        found = []
+    def warn_of_ignored_values(self, numbers: Array) -> None:
+        """Warn of columns in which rows ``(N, D)`` have unseen names, or numbers far from all levels."""
         for d, kind in enumerate(self.kinds):
-            if isinstance(kind, Grid) and len(kind.level_numbers):
-                unseen = np.setdiff1d(np.rint(numbers[~np.isnan(numbers[:, d]), d]), kind.level_numbers)
+            known = numbers[~np.isnan(numbers[:, d]), d]
+            reason = None
+            if isinstance(kind, Categories) and (known >= len(kind.names)).any():
+                reason = "categories that no fitted row has"
+            elif isinstance(kind, Grid) and len(kind.level_numbers):
+                unseen = np.setdiff1d(np.rint(known), kind.level_numbers)
                 if np.isnan(kind.near_levels(unseen)).any():
-                    found.append(str(self.labels[d]))
-        return found
+                    reason = "numbers far from its few values in the fitted rows"
+            if reason is not None:
+                warn(f"column {str(self.labels[d])!r} has {reason}; they count as missing")
 
 
 def _type_words(kind: Column) -> str:

@@ -10,7 +10,6 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from torch import Tensor
 
-from arcsm.errors import warn
 from arcsm.estimators.base import TableEstimator
 from arcsm.estimators.column_types import Array, Column
 from arcsm.estimators.density_estimator import DensityEstimator
@@ -60,8 +59,7 @@ class TargetEstimator(TableEstimator):
         """Encode features as :class:`ScoreDensity` does; the targets, in the last columns, are missing."""
         check_is_fitted(self)
         numbers = self.columns_.encode(self._validated(X))
-        for name in self.columns_.with_far_numbers(numbers):
-            warn(f"column {name!r} has numbers far from its few values in the fitted rows; they count as missing")
+        self.columns_.warn_of_ignored_values(numbers)
         targets = len(self._joint.columns_.kinds) - numbers.shape[1]
         return self._joint._separate(np.pad(numbers, ((0, 0), (0, targets)), constant_values=np.nan))
 
