@@ -28,6 +28,12 @@ def mean_and_sd(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": statistics.fmean(values), "sd": statistics.stdev(values) if len(values) > 1 else None}
 
 
+def over_seeds(cells: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> dict[str, Any]:
+    """Return mean and standard deviation over the cells of some measures; ``None`` for one that no cell has."""
+    known = {key: [cell[key] for cell in cells if cell[key] is not None] for key in keys}
+    return {key: mean_and_sd(values) if values else None for key, values in known.items()}
+
+
 def confidence_interval(values: Sequence[float]) -> dict[str, Any]:
     """Return the mean and half the width of its 95 % interval (Student's t), ``None`` for a single value."""
     count, moments = len(values), mean_and_sd(values)

@@ -16,10 +16,10 @@ from pydantic import Field
 
 from arcsm.estimators import ScoreDensity
 from arcsm.experiments.base import Count, Preset, Result, Settings, Share, Study, check_names, study
-from arcsm.experiments.comparisons import draw_ranks, mean_and_sd, mean_ranks
+from arcsm.experiments.comparisons import draw_ranks, mean_ranks, over_seeds
 from arcsm.experiments.gaps import MECHANISMS, Mechanism, hide, quality
 from arcsm.experiments.imputers import PEERS, Filled
-from arcsm.experiments.outside import REQUIREMENTS, why_missing
+from arcsm.experiments.outside import runnable
 from arcsm.experiments.tables import MIXED, UCI, Table, read_rows
 from arcsm.reports.plots import open_panels
 
@@ -53,10 +53,7 @@ def body(run: Study[Imputation]) -> Result:
     """Fill the gaps of every table by every method."""
     settings = run.settings
     check_names("methods", settings.methods, METHODS)
-    not_run = {name: reason for name in settings.methods if name in REQUIREMENTS and (reason := why_missing(name))}
-    methods = [name for name in settings.methods if name not in not_run]
-    if not methods:
-        raise ValueError("methods: none can run; " + "; ".join(f"{name} {why}" for name, why in not_run.items()))
+    methods, not_run = runnable(settings.methods)
     cells = run.compute_seeds(
         {
             (mechanism, table, method): partial(_fill, run, mechanism, table, method)
@@ -106,11 +103,7 @@ def _ours(run: Study[Imputation], table: Table, seed: int) -> Filled:
 
 
 def _over_seeds(cells: list[Result]) -> Result:
-    found: Result = {}
-    for key in _MEASURES:
-        values = [cell[key] for cell in cells if cell[key] is not None]
-        found[key] = mean_and_sd(values) if values else None
-    return {**found, "rows": cells[0]["rows"], "columns": cells[0]["columns"]}
+    return {**over_seeds(cells, _MEASURES), "rows": cells[0]["rows"], "columns": cells[0]["columns"]}
 
 
 def _summary(methods: list[str], tables: Mapping[str, Result]) -> Result:

@@ -1,7 +1,7 @@
 """Synthetic rows of tables: ours with default settings, and its peers.
 
 Every method learns from the same training rows and draws as many rows as are held out. Two controls show what the
-measures say of columns drawn independently, and of other real rows.
+measures say of columns drawn independently, and of the training rows themselves.
 """
 
 import time
@@ -16,14 +16,14 @@ from pydantic import Field
 
 from arcsm.estimators import ScoreDensity
 from arcsm.experiments.base import Count, Preset, Result, Settings, Study, check_names, study
-from arcsm.experiments.comparisons import Array, draw_ranks, mean_and_sd
-from arcsm.experiments.outside import REQUIREMENTS, run_outside, why_missing
+from arcsm.experiments.comparisons import Array, draw_ranks, over_seeds
+from arcsm.experiments.outside import run_outside, runnable
 from arcsm.experiments.synthetic_rows import MEASURES, measure
 from arcsm.experiments.tables import MIXED, Table, read_rows
 from arcsm.reports.plots import open_panels
 
-OURS, INDEPENDENT, REAL = "arcsm", "independent columns", "other real rows"
-CONTROLS = (INDEPENDENT, REAL)
+OURS, INDEPENDENT, TRAINING = "arcsm", "independent columns", "training rows"
+CONTROLS = (INDEPENDENT, TRAINING)
 _KEYS = (*MEASURES, "seconds")
 
 
@@ -56,10 +56,7 @@ def body(run: Study[Synthesis]) -> Result:
     """Draw rows of every table by every method."""
     settings = run.settings
     check_names("methods", settings.methods, tuple(METHODS))
-    not_run = {name: reason for name in settings.methods if name in REQUIREMENTS and (reason := why_missing(name))}
-    methods = [name for name in settings.methods if name not in not_run]
-    if not methods:
-        raise ValueError("methods: none can run; " + "; ".join(f"{name} {why}" for name, why in not_run.items()))
+    methods, not_run = runnable(settings.methods)
     cells = run.compute_seeds(
         {(table, method): partial(_draw, run, table, method) for table in settings.tables for method in methods}
     )
@@ -104,8 +101,7 @@ def _independent(run: Study[Synthesis], train: Table, held_out: Array, seed: int
     return Drawn(np.stack([random.choice(column, len(held_out)) for column in train.values.T], 1))
 
 
-def _real(run: Study[Synthesis], train: Table, held_out: Array, seed: int) -> Drawn:
-    """Return the training rows; measures that compare with these do not apply."""
+def _training_rows(run: Study[Synthesis], train: Table, held_out: Array, seed: int) -> Drawn:
     return Drawn(train.values[: len(held_out)])
 
 
@@ -113,16 +109,13 @@ METHODS: Mapping[str, Callable[[Study[Synthesis], Table, Array, int], Drawn]] = 
     OURS: _ours,
     "ARF": _adversarial_forests,
     INDEPENDENT: _independent,
-    REAL: _real,
+    TRAINING: _training_rows,
 }
 
 
 def _over_seeds(cells: list[Result]) -> Result:
-    found: Result = {}
-    for key in _KEYS:
-        values = [cell[key] for cell in cells if cell[key] is not None]
-        found[key] = mean_and_sd(values) if values else None
-    return {**found, **{key: cells[0][key] for key in ("training_rows", "held_out_rows", "columns")}}
+    sizes = {key: cells[0][key] for key in ("training_rows", "held_out_rows", "columns")}
+    return {**over_seeds(cells, _KEYS), **sizes}
 
 
 def _summary(tables: list[Result]) -> Result:

@@ -37,22 +37,22 @@ class _Spline(NamedTuple):
 
 
 class SplineHead(NormalisedHead):
-    """A Gaussian variable that went through a monotone rational-quadratic spline.
+    """A variable that a monotone rational-quadratic spline turns into a standard normal one.
 
     .. math:: q(x \\mid c) = \\mathcal{N}\\big(g(z);\\, 0, 1\\big)\\, \\frac{g'(z)}{\\tau}, \\qquad
         z = \\frac{x - \\mu(c)}{\\tau(c)}
 
     The spline :math:`g` maps :math:`[-B, B]` to itself, and is the identity elsewhere, so that the tails are Gaussian.
-    Location, scale and spline are affine in the context, up to the functions that keep them monotone. Density,
-    distribution function and quantile have closed forms, so that a density takes one evaluation; train it by
-    likelihood, ``objective="mle"``. The density is continuous, its score jumps at the knots of the spline.
+    Location, scale and spline depend on the context through one linear layer. Density, distribution function and
+    quantile have closed forms. Train it by likelihood, ``objective="mle"``. The density is continuous, but its score
+    jumps at the knots of the spline.
 
     The convolution with noise has no closed form: a model with this head has no ladder.
 
     Arguments:
         context_features: Size :math:`C` of the contexts.
         bins: Number of bins of the spline.
-        bound: The end :math:`B` of the spline, in scales from the location.
+        bound: The end :math:`B` of the spline, in units of the scale from the location.
 
     References:
         Neural Spline Flows (Durkan, Bekasov, Murray and Papamakarios, 2019), https://arxiv.org/abs/1906.04032

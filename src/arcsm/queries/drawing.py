@@ -84,6 +84,7 @@ class Drawing:
 
     @property
     def context(self) -> AnyOrder:
+        """The context of the model, which must have every order."""
         return every_order(self.model)
 
     def draw(

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,19 @@ def why_missing(name: str) -> str | None:
         return None
     needed = " ".join(f'"{one}"' for one in REQUIREMENTS[name])
     return f"needs an environment of its own: python -m venv ${VARIABLE}/{name}; then install {needed} there"
+
+
+def runnable(methods: Iterable[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the methods that can run, and why the others cannot.
+
+    Raises:
+        ValueError: If none can.
+    """
+    methods = list(methods)
+    reasons = {name: why for name in methods if name in REQUIREMENTS and (why := why_missing(name))}
+    if len(reasons) == len(methods):
+        raise ValueError("methods: none can run; " + "; ".join(f"{name} {why}" for name, why in reasons.items()))
+    return [name for name in methods if name not in reasons], reasons
 
 
 def interpreter(name: str) -> Path:
