@@ -5,6 +5,7 @@ gives neither a normalised density nor a CDF. :class:`Conditionals` computes bot
 by the flow through the whole ladder.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from arcsm._runtime.memory import Workspace
-from arcsm.conditionals.flow import Tail, TailOf, flow_down, flow_up
+from arcsm.conditionals.flow import Carried, LevelScore, follow
 from arcsm.conditionals.piecewise import PiecewiseDensity, constant, in_tails
 from arcsm.conditionals.quadrature import TailFunction, evaluate_nodes, from_nodes, integrate
 from arcsm.errors import AccuracyWarning, warn
@@ -30,7 +31,7 @@ Method = Literal["closed_form", "flow", "quadrature"]
 #: to where the score is exactly linear.
 _HALF_GRID = (0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0, 3.75, 5.0, 7.5, 12.0, WINDOW_END_WIDTHS)
 #: The same at the largest noise of a ladder, where no mode is narrow.
-_HALF_GRID_OF_FLOW = (0.6, 1.2, 1.8, 2.4, 3.0, 4.0, 7.0, WINDOW_END_WIDTHS)
+_HALF_GRID_OF_NOISE = (0.9, 1.8, 2.8, 4.2, 7.5, WINDOW_END_WIDTHS)
 _MIN_CELL_MASS = 1e-4  # below it, a difference of CDFs is less accurate than a quadrature of the density
 _MIN_EXACT_CELL_MASS = 1e-10  # the same for CDFs in closed form and in double precision
 _FLAT = 6e-4  # squared relative change of a density over half a cell; below it, the mean is within 1e-4 nats
@@ -39,6 +40,7 @@ _CHANGE_AT = (-1.0, -0.5, 0.0, 0.5, 1.0)  # half cells from the middle, where th
 #: Points of the quadrature of cells. If the log density is linear, 6 are accurate to 1e-6 nats for a change by 6 nats,
 #: and 20 for a change by 100 nats.
 _FEW_CELL_POINTS, _CELL_POINTS = 6, 20
+_MAX_CORRECTION = 0.2  # of a quantile, in standard deviations of noise
 _MAX_TAIL_SHARE = 1e-3  # of the mass outside the range of a head that may have any tails
 CONDITIONALS_AT_A_TIME = 4096  #: conditionals integrated together
 _BLOCK_BYTES = 1 << 21  # activations of one layer that each thread evaluates at a time; larger blocks miss the cache
@@ -88,6 +90,8 @@ class Conditionals:
     Attributes:
         projection: Projections of the contexts, ``(N, P)``; see :meth:`Head.project`.
         path: Noise levels from the largest down to the level of the conditionals; empty without noise.
+        continuous: Whether the scores know all noise levels between those of the path, so that only its ends matter to
+            the flow.
         method: How densities are normalised.
         accuracy: Accuracy of the integration.
         unconverged: Number of integrals so far that missed the tolerance.
@@ -99,6 +103,7 @@ class Conditionals:
     path: tuple[float, ...]
     method: Method
     accuracy: Accuracy = Accuracy()
+    continuous: bool = False
     unconverged: int = 0
     cache: EvaluationCache = field(default_factory=EvaluationCache)
 
@@ -118,6 +123,15 @@ class Conditionals:
     def from_core(self, u: Tensor) -> Tensor:
         """Return values ``(N,)`` of the ``core`` in standardised units."""
         return u
+
+    @property
+    def data_std(self) -> float:
+        """Standard deviation of the base Gaussian, as large as that of the data."""
+        return self.head.data_std if isinstance(self.head, ScoreHead) else 1.0
+
+    def is_noise(self, sigma: float | None) -> bool:
+        """Return whether the noise at a level is at least as large as the data, so that no mode is narrow."""
+        return sigma is not None and sigma >= self.data_std
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -274,27 +288,53 @@ class Conditionals:
                 index = torch.arange(len(self), device=x.device)[rows][tails]
                 x[tails] = self.density(index, self._quadrature_sigma, near).tail_icdf(part[tails])[:, 0]
             parts.append(x)
-        x = torch.cat(parts).to(u.dtype)
-        return (
-            flow_down(self.score_and_derivative, x.to(self.dtype), self.path).to(u.dtype)
-            if self.method == "flow"
-            else x
-        )
+        x = torch.cat(parts)
+        if self.method == "flow":
+            x = self._inverted(u, self.carry(x.to(self.dtype), self.accuracy.tol, with_slopes=False).x)
+        return x.to(u.dtype)
+
+    def _inverted(self, u: Tensor, x: Tensor) -> Tensor:
+        """Return quantiles ``u (N,)`` that :meth:`cdf` inverts, by a Newton step from those carried down, ``(N,)``."""
+        log_prob, cdf = self.log_prob_and_cdf(x)
+        step = (u.double() - cdf) * torch.exp(-log_prob)
+        return torch.where(step.abs() <= _MAX_CORRECTION * self.path[-1], x + step, x.double())
+
+    def carry(self, x: Tensor, tol: float, up: bool = False, with_slopes: bool = True) -> Carried:
+        """Carry values ``(N,)`` from the largest noise down the path, or ``up``; see :func:`follow`."""
+
+        def scores(rows: Tensor) -> LevelScore:
+            part = self if len(rows) == len(self) else replace(self, projection=self.projection[rows])
+            if with_slopes:
+                return lambda x, sigma: part.score_and_derivative(x, slice(None), sigma)
+            return lambda x, sigma: (part.score(x, sigma), None)
+
+        tail = WINDOW_END_WIDTHS if isinstance(self.head, ScoreHead) and self.head.has_original_score else math.inf
+        path = (self.path[0], self.path[-1]) if self.continuous and len(self.path) > 1 else self.path
+        carried = follow(scores, x, path[::-1] if up else path, tol, self.data_std, tail, self.accuracy.max_evaluations)
+        self.unconverged += int((~carried.converged).sum())
+        return carried
 
     def density(
-        self, rows: slice | Tensor, sigma: float | None, anchor: Tensor | None = None, nodes: Tensor | None = None
+        self,
+        rows: slice | Tensor,
+        sigma: float | None,
+        anchor: Tensor | None = None,
+        nodes: Tensor | None = None,
+        at_anchor: tuple[Tensor, Tensor] | None = None,
     ) -> PiecewiseDensity:
         """Integrate the conditionals ``rows`` at a noise level from initial nodes ``(n, K)``.
 
-        The nodes default to :func:`starting_nodes`; for the anchor ``(n,)`` see :func:`integrate`.
+        The nodes default to :func:`starting_nodes`; for the anchor ``(n,)``, and what is known there, see
+        :func:`integrate`.
         """
         part = replace(self, projection=self.projection[rows], unconverged=0)
         if nodes is None:
-            half_grid = _HALF_GRID_OF_FLOW if self.method == "flow" else _HALF_GRID
+            half_grid = _HALF_GRID_OF_NOISE if self.method == "flow" or self.is_noise(sigma) else _HALF_GRID
             nodes = starting_nodes(self.head, part.projection, sigma, half_grid)
         density = integrate(
             lambda x, rows: part.score_and_derivative(x, rows, sigma), nodes, anchor,
-            self.accuracy.tol, self.accuracy.max_evaluations, known_tail(self.head, sigma, nodes),
+            self.accuracy.tol, self.accuracy.max_evaluations, known_tail(self.head, sigma, nodes), sigma or 0.0,
+            at_anchor,
         )  # fmt: skip
         self.unconverged += int((~density.converged).sum())
         if isinstance(self.head, ScoreHead) and not self.head.has_original_score:
@@ -332,21 +372,18 @@ class Conditionals:
     def _integrate(self, x: Tensor, function: Callable[[PiecewiseDensity, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Evaluate a function of the integrated densities at ``x (N,)``, or where the flow carries ``x`` from.
 
-        Return the results, ``(*, N)`` in double precision, and the log slope of the flow, ``(N,)``.
+        Return the results, ``(*, N)`` in double precision, and the log slope of the flow down from there, ``(N,)``.
         """
-        log_slope = torch.zeros_like(x)
         if self.method == "flow":
-            tail = flow_tail(self.head)
-            x, log_slope, converged = flow_up(
-                self.score_and_derivative, x.to(self.dtype), self.path, self.accuracy.tol, tail
-            )
-            self.unconverged += int((~converged).sum())
+            x, log_slope, _, near, *at_near = self.carry(x.to(self.dtype), self.accuracy.tol, up=True)
+        else:
+            near, log_slope, at_near = x, torch.zeros_like(x), []
         results = []
         for rows in self._chunks():
-            points = x[rows].double()
-            density = self.density(rows, self._quadrature_sigma, points)
-            results.append(function(density, points[:, None])[..., 0])
-        return torch.cat(results, -1), log_slope
+            known = (at_near[0][rows], at_near[1][rows]) if at_near else None
+            density = self.density(rows, self._quadrature_sigma, near[rows].double(), at_anchor=known)
+            results.append(function(density, x[rows, None].double())[..., 0])
+        return torch.cat(results, -1), -log_slope
 
     def _chunks(self) -> list[slice]:
         return [slice(start, start + CONDITIONALS_AT_A_TIME) for start in range(0, len(self), CONDITIONALS_AT_A_TIME)]
@@ -388,13 +425,6 @@ def known_tail(head: Head, sigma: float | None, nodes: Tensor) -> TailFunction |
     start = head.tail_start(sigma) * (1.0 - 1e-12)
     in_tails = bool((torch.minimum(-nodes[:, 0], nodes[:, -1]) >= start).all())
     return partial(head.tail_score_and_derivative, sigma) if in_tails else None
-
-
-def flow_tail(head: Head) -> TailOf | None:
-    """Return the tails of a head's conditionals as a function of the noise level, if they need no network."""
-    if not isinstance(head, ScoreHead) or not head.has_original_score:
-        return None
-    return lambda sigma: Tail(head.tail_start(sigma), head.base_width(sigma) ** -2)
 
 
 def choose_method(head: Head, path: Sequence[float], method: str | None) -> Method:

@@ -1,249 +1,197 @@
-"""The noise ladder as a one-dimensional normalising flow, exact in both directions.
+"""The probability-flow ODE of one-dimensional conditionals, followed up and down the noise levels.
 
-A Heun step follows :math:`dx / d\\sigma = -\\sigma\\, s_\\sigma(x)` from :math:`\\sigma` down to
-:math:`\\sigma'`, with :math:`h = \\sigma' - \\sigma` and :math:`f_\\sigma = -\\sigma s_\\sigma`:
+The flow :math:`dx / d\\sigma = -\\sigma\\, s_\\sigma(x)` carries the conditionals at one noise level to those at any
+other. In units of the base Gaussian's width, :math:`y = x / w_\\sigma` with :math:`w_\\sigma^2 = \\sigma^2 + \\tau^2`,
+only what sets the score apart from the base Gaussian moves a point, so that tails stand still. With
+:math:`t = \\log(\\sigma + \\sigma_c)`,
 
-.. math:: x' = x + \\tfrac{h}{2} \\big[f_\\sigma(x) + f_{\\sigma'}(x + h f_\\sigma(x))\\big]
+.. math:: \\frac{dy}{dt} = -\\sigma (\\sigma + \\sigma_c) \\frac{s_\\sigma(x) + x / w_\\sigma^2}{w_\\sigma}, \\qquad
+    \\frac{d}{dt} \\log \\frac{dy}{dy_0} = -\\sigma (\\sigma + \\sigma_c)
+    \\big(\\partial_x s_\\sigma(x) + 1 / w_\\sigma^2\\big)
 
-A true score satisfies :math:`\\partial_x s_\\sigma \\ge -1/\\sigma^2`. A step down to no less than half the sigma is
-then increasing in :math:`x` for every density, so it is invertible. Heun steps upwards would not be: they fold between
-two modes. The step *down* therefore defines the flow, and a step *up* inverts it by safeguarded Newton iterations,
-whose slope :math:`\\partial x' / \\partial x` has a closed form.
+A multistep method of fourth order takes one evaluation of score and derivative a step: Adams-Bashforth predicts the
+point, where the score is evaluated, and Adams-Moulton corrects it. The distance between the two tells how accurate the
+step is. Points whose steps are too long are followed again by shorter ones: most need about twenty, few lie near a
+boundary between modes, where the flow is fast.
+
+References:
+    Score-Based Generative Modeling through Stochastic Differential Equations (Song et al., 2021), Section 4.3
+    Solving Ordinary Differential Equations I (Hairer, Norsett and Wanner, 1993), Section III.1
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-#: ``score(x, rows, sigma)`` maps values ``(n,)`` of the conditionals ``rows (n,)`` to score and derivative, ``(n,)``.
-LevelScore = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
+#: ``score(x, sigma)`` maps values ``(n,)`` to scores and derivatives, ``(n,)`` each; it may leave out the latter.
+LevelScore = Callable[[Tensor, float], tuple[Tensor, Tensor | None]]
 
-TOLERANCE = 1e-4  #: of inverting a step, in sigmas and in nats, before the last Newton step
-_MIN_TOLERANCE = 128.0  # in units of the rounding error, which would otherwise decide convergence
-_NEWTON_ITERATIONS = 60
-_FAR_STEP = 2.0**-10  # least first bound on Newton steps, relative to the target: few doublings reach any distance
-_MAX_REFINEMENTS = 4  # how often a step that folds is halved
-_ADAMS_BASHFORTH_ORDER = 4
-
-
-class Tail(NamedTuple):
-    """A Gaussian around zero, which the conditionals at a sigma equal far from zero."""
-
-    start: float  # from this distance from zero on
-    precision: float
+_ORDER = 4
+_STEP, _STEP_TOLERANCE = 0.2, 1e-3  # length of the first steps in t, and for which tolerance
+_LONGEST_STEP = 0.28  # at which errors still fall with the fourth power
+_OFFSET = 0.02  # sigma_c, in data_std: far below the width of most conditionals, the flow stands nearly still
+_REFINEMENT = 1.5  # ratio of the lengths of steps from one attempt to the next
+_MAX_REFINEMENTS = 4  # from one attempt to the next
+_ESTIMATE = 70.0  # estimated over actual errors of log densities
+_MIN_TOLERANCE = 128.0  # in units of the rounding error
+_ROUNDING = 32.0  # the same, of a point
 
 
-#: Returns the tails of the conditionals at a sigma.
-TailOf = Callable[[float], Tail]
-
-
-class Step(NamedTuple):
-    """A Heun step down from points ``(n,)`` at the upper sigma.
-
-    The derivative of the log slope is estimated by
-    :math:`s_\\sigma(x) - \\frac{\\partial x'}{\\partial x}\\, s_{\\sigma'}(x')`, which is exact if the step carries the
-    density of the upper score to that of the lower one.
-    """
-
-    x: Tensor  # where the step leads
-    slope: Tensor  # derivative of x by the points
-    log_slope_derivative: Tensor  # derivative of the log slope by the points, estimated
-    velocity: Tensor  # dx / dlog(sigma) = -sigma^2 s at the points
-
-
-class Inverse(NamedTuple):
-    """Points ``(n,)`` at the upper sigma whose step down leads to the targets; see :class:`Step`."""
+class Carried(NamedTuple):
+    """Where the flow carries points, ``(N,)`` each."""
 
     x: Tensor
-    log_slope: Tensor  # of the step at the points
-    velocity: Tensor  # near the points
-    converged: Tensor  # whether the iterations converged where the step increases
+    log_slope: Tensor  # of the map, at the points; not a number without derivatives
+    converged: Tensor  # whether the estimated error is within the tolerance
+    near: Tensor  # close to x
+    score: Tensor  # there, at the last noise level
+    derivative: Tensor  # the same
 
 
-def flow_down(score: LevelScore, x: Tensor, path: Sequence[float]) -> Tensor:
-    """Carry ``x (N,)`` from the largest sigma of the path to the smallest."""
-    rows = torch.arange(len(x), device=x.device)
-    for high, low in itertools.pairwise(path):
-        x, _ = _step_down(score, x, rows, high, low)
-    return x
+class _Step(NamedTuple):
+    """A noise level, and the weights that lead to it."""
+
+    sigma: float
+    speed: float  # of sigma^2 / 2 by t
+    predictor: tuple[float, ...]  # of the velocities before, from the last point; empty at the start
+    corrector: tuple[float, ...]  # of the velocities up to this level
+    from_start: bool  # whether the corrector leads from the first point, rather than the last one
 
 
-def flow_up(
-    score: LevelScore,
+def follow(
+    scores: Callable[[Tensor], LevelScore],
     x: Tensor,
     path: Sequence[float],
-    tolerance: float = TOLERANCE,
-    tail: TailOf | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Carry ``x (N,)`` from the smallest sigma of the path to the largest: the inverse of :func:`flow_down`.
-
-    Before the last Newton step of each inversion, the residual is at most ``tolerance`` sigmas. That step is not
-    evaluated again, and may change the log slope by at most ``tolerance`` nats. Steps within a known ``tail`` are
-    inverted in closed form.
-
-    Returns:
-        The points at the largest sigma, ``(N,)``, the log slope of the flow down from there, ``(N,)``, and whether
-        every step was inverted, ``(N,)``.
-    """
-    rows = torch.arange(len(x), device=x.device)
-    log_slope, converged = torch.zeros_like(x), torch.ones_like(x, dtype=torch.bool)
-    if len(path) < 2:
-        return x, log_slope, converged
-    tolerance = max(tolerance, _MIN_TOLERANCE * torch.finfo(x.dtype).eps)
-    history = [(math.log(path[-1]), _velocity(score, x, rows, path[-1]))]
-    for high, low in reversed(list(itertools.pairwise(path))):
-        start = x + _adams_bashforth(history, math.log(high))
-        x, step_log_slope, velocity, step_converged = (
-            _step_up(score, x, start, rows, high, low, tolerance)
-            if tail is None
-            else _step_up_with_tail(score, x, start, rows, high, low, tolerance, tail)
-        )
-        history = [*history, (math.log(high), velocity)][-_ADAMS_BASHFORTH_ORDER:]
-        log_slope, converged = log_slope + step_log_slope, converged & step_converged
-    return x, log_slope, converged
-
-
-def _heun(score: LevelScore, x: Tensor, rows: Tensor, high: float, low: float) -> Step:
-    """Take one Heun step from ``high`` to ``low`` and differentiate it."""
-    h = low - high
-    s_high, ds = score(x, rows, high)
-    first, first_slope = -high * s_high, -high * ds
-    s_low, ds = score(x + h * first, rows, low)
-    second, second_slope = -low * s_low, -low * ds * (1.0 + h * first_slope)
-    slope = 1.0 + 0.5 * h * (first_slope + second_slope)
-    correction = 0.5 * h * (second - first)  # from the Euler step to the Heun step
-    return Step(x + h * first + correction, slope, s_high - slope * (s_low + ds * correction), high * first)
-
-
-def _velocity(score: LevelScore, x: Tensor, rows: Tensor, sigma: float) -> Tensor:
-    return -(sigma**2) * score(x, rows, sigma)[0]
-
-
-def _adams_bashforth(history: Sequence[tuple[float, Tensor]], to: float) -> Tensor:
-    """Return the displacement from the last log sigma of ``(log sigma, velocity)`` pairs to another one.
-
-    It is the integral of the polynomial that interpolates the velocities.
-    """
-    times = torch.tensor([time - history[-1][0] for time, _ in history], dtype=torch.float64)
-    powers = torch.arange(len(history), dtype=torch.float64)
-    integrals = (to - history[-1][0]) ** (powers + 1.0) / (powers + 1.0)
-    weights = torch.linalg.solve(times[None, :] ** powers[:, None], integrals).tolist()
-    return torch.stack([weight * velocity for weight, (_, velocity) in zip(weights, history, strict=True)]).sum(0)
-
-
-def _step_down(
-    score: LevelScore, x: Tensor, rows: Tensor, high: float, low: float, depth: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Step down and return the log slope too; a step that would fold is split in two."""
-    moved, slope, _, _ = _heun(score, x, rows, high, low)
-    folded = slope <= 0.0
-    if depth < _MAX_REFINEMENTS and bool(folded.any()):
-        middle = math.sqrt(high * low)
-        half, first = _step_down(score, x[folded], rows[folded], high, middle, depth + 1)
-        moved[folded], second = _step_down(score, half, rows[folded], middle, low, depth + 1)
-        slope[folded] = torch.exp(first + second)
-    return moved, torch.log(slope.clamp(min=torch.finfo(slope.dtype).tiny))
-
-
-def _step_up_with_tail(
-    score: LevelScore,
-    x: Tensor,
-    start: Tensor,
-    rows: Tensor,
-    high: float,
-    low: float,
     tolerance: float,
-    tail: TailOf,
-) -> Inverse:
-    """Step up like :func:`_step_up`, but in closed form where the whole step lies within the tail."""
-    inverse, within = _tail_step_up(x, high, low, tail)
-    near = ~within
-    if bool(near.any()):
-        found = _step_up(score, x[near], start[near], rows[near], high, low, tolerance)
-        inverse = Inverse(*(part.index_put((near,), value) for part, value in zip(inverse, found, strict=True)))
-    return inverse
+    data_std: float = 1.0,
+    tail: float = math.inf,
+    max_evaluations: int = 512,
+) -> Carried:
+    """Carry points from the first noise level of a path to the last one, up or down.
 
-
-def _tail_step_up(x: Tensor, high: float, low: float, tail: TailOf) -> tuple[Inverse, Tensor]:
-    """Invert a Heun step within the tail, and return also whether it starts and ends there, ``(n,)``.
-
-    For a score :math:`-p x`, the slope :math:`\\sigma p` of :math:`f` is constant and the step a multiplication.
+    Arguments:
+        scores: Returns the scores of the conditionals ``rows (n,)``. Without derivatives, there are no slopes.
+        x: Points, ``(N,)``.
+        path: Noise levels, all of which are visited; steps between two levels are as short as the tolerance asks.
+        tolerance: Of the error of a log density, in nats.
+        data_std: Standard deviation :math:`\\tau` of the base Gaussian without noise.
+        tail: Distance from zero, in widths of the base Gaussian, beyond which the conditionals equal it.
+        max_evaluations: Largest number of evaluations for one point and attempt. Points that need more have not
+            converged.
     """
-    upper, lower, h = tail(high), tail(low), low - high
-    first = high * upper.precision
-    euler = 1.0 + h * first
-    factor = 1.0 + 0.5 * h * (first + low * lower.precision * euler)
-    if factor <= 0.0:
-        return Inverse(x, x, x, torch.zeros_like(x, dtype=torch.bool)), torch.zeros_like(x, dtype=torch.bool)
-    y = x / factor
-    within = (y.abs() >= upper.start) & ((euler * y).abs() >= lower.start)
-    log_slope = torch.full_like(x, math.log(factor))
-    return Inverse(y, log_slope, high * first * y, torch.ones_like(within)), within
+    first, last = (math.hypot(sigma, data_std) for sigma in (path[0], path[-1]))
+    y = x / first
+    found = Carried(
+        y.clone(), torch.zeros_like(y), torch.ones_like(y, dtype=torch.bool), y * last, -y / last,
+        torch.full_like(y, -(last**-2)),
+    )  # fmt: skip
+    if len(path) < 2:
+        s, ds = scores(torch.arange(len(x), device=x.device))(x, path[-1])
+        return found._replace(x=x, near=x, score=s, derivative=torch.full_like(s, math.nan) if ds is None else ds)
+    tolerance = max(tolerance, _MIN_TOLERANCE * torch.finfo(x.dtype).eps)
+    schedules = _schedules(tuple(path), tolerance, _OFFSET * data_std, max_evaluations)
+    attempt = torch.where(y.abs() < tail, 0, -1)  # the next one of each point
+    for number, schedule in enumerate(schedules):
+        rows = (attempt == number).nonzero()[:, 0]
+        if not len(rows):
+            continue
+        part, error = _solve(scores(rows), y[rows], schedule, data_std)
+        for whole, values in zip(found, part, strict=True):
+            whole[rows] = values
+        found.converged[rows] = error <= tolerance
+        shorter = torch.log(error / tolerance) / (_ORDER * math.log(_REFINEMENT))
+        following = number + shorter.ceil().clamp(1, _MAX_REFINEMENTS)
+        following = following.clamp(max=max(number + 1, len(schedules) - 1))
+        attempt[rows] = torch.where(error > tolerance, following, -1.0).long()
+    return found._replace(x=found.x * last, log_slope=found.log_slope + math.log(last / first))
 
 
-def _step_up(
-    score: LevelScore, x: Tensor, start: Tensor, rows: Tensor, high: float, low: float, tolerance: float, depth: int = 0
-) -> Inverse:
-    """Find the points that a step down carries to ``x``, from initial guesses ``start``; see :func:`_step_down`."""
-    inverse = _invert(lambda z, part: _heun(score, z, rows[part], high, low), x, start, tolerance, low, 2.0 * high)
-    failed = ~inverse.converged
-    if depth < _MAX_REFINEMENTS and bool(failed.any()):
-        part, middle = rows[failed], math.sqrt(high * low)
-        start = x[failed] + math.log(middle / low) * _velocity(score, x[failed], part, low)
-        lower = _step_up(score, x[failed], start, part, middle, low, tolerance, depth + 1)
-        start = lower.x + math.log(high / middle) * _velocity(score, lower.x, part, middle)
-        upper = _step_up(score, lower.x, start, part, high, middle, tolerance, depth + 1)
-        inverse.x[failed], inverse.velocity[failed] = upper.x, upper.velocity
-        inverse.log_slope[failed] = upper.log_slope + lower.log_slope
-        inverse.converged[failed] = upper.converged & lower.converged
-    return inverse
+def _solve(score: LevelScore, y: Tensor, schedule: Sequence[_Step], data_std: float) -> tuple[Carried, Tensor]:
+    """Take the steps of a schedule with points ``y (n,)``; return also the estimated errors in nats, ``(n,)``.
 
-
-def _invert(
-    function: Callable[[Tensor, Tensor], Step], target: Tensor, y: Tensor, tolerance: float, scale: float, limit: float
-) -> Inverse:
-    """Solve ``function(y).x = target`` for an increasing function by Newton steps within a shrinking bracket.
-
-    Bisection replaces a Newton step that leaves the bracket or is more than half as long as the step before. On an
-    S-shaped map, Newton steps alone would jump from one flat side to the other forever. Before there is a bracket,
-    steps may grow. The last Newton step is shorter than the tolerance (times ``scale``), changes the log slope by less
-    than the tolerance, and is not evaluated again.
+    Points and slopes stay in units of the widths of the base Gaussian.
     """
-    eps, tiny = 8.0 * torch.finfo(y.dtype).eps, torch.finfo(y.dtype).tiny
-    solution, log_slopes, velocities = y.clone(), torch.zeros_like(y), torch.zeros_like(y)
-    converged = torch.zeros_like(y, dtype=torch.bool)
-    active = torch.arange(len(y), device=y.device)
-    low, high = torch.full_like(y, -math.inf), torch.full_like(y, math.inf)
-    previous_length = torch.full_like(y, math.inf)
-    longest = (_FAR_STEP * target.abs()).clamp(min=limit)  # one for each row: rows do not depend on their batch
-    for _ in range(_NEWTON_ITERATIONS):
-        value, slope, log_slope_derivative, velocity = function(y, active)
-        excess = value - target
-        newton = -excess / slope.clamp(min=1e-12)
-        last = torch.where(slope > 0.0, newton, math.inf)
-        rounding = eps * torch.maximum(target.abs(), y.abs())
-        close = excess.abs().maximum(last.abs()) <= tolerance * scale + rounding
-        change = log_slope_derivative * last
-        done = close & (change.abs() <= tolerance + log_slope_derivative.abs() * rounding)
-        is_lost = excess.isnan()
-        solution[active] = torch.where(done, y + last, torch.where(is_lost, torch.nan, y))
-        velocities[active], converged[active] = velocity, done
-        log_slopes[active] = torch.log(slope.clamp(min=tiny)) + torch.where(done, change, 0.0)
-        keep = ~(done | is_lost)
-        if not bool(keep.any()):
-            break
-        low, high = torch.where(excess < 0, y, low), torch.where(excess > 0, y, high)
-        step = torch.where(slope > 0, newton, -excess.sign() * longest)
-        new = y + step.clamp(-longest, longest)
-        accepted = (new > low) & (new < high) & (step.abs() <= 0.5 * previous_length)
-        bracketed = low.isfinite() & high.isfinite()
-        new = torch.where(accepted | ~bracketed, new, 0.5 * (low + high))
-        longest = torch.where(bracketed, longest, 2.0 * longest)
-        previous_length = torch.where(bracketed, (new - y).abs(), math.inf)[keep]
-        active, y, target = active[keep], new[keep], target[keep]
-        low, high, longest = low[keep], high[keep], longest[keep]
-    return Inverse(solution, log_slopes, velocities, converged)
+    start, error = y, torch.zeros_like(y)
+    log_slope = derivative = torch.full_like(y, math.nan)
+    rounding = _ROUNDING * torch.finfo(y.dtype).eps
+    velocities: list[Tensor] = []
+    rates: list[Tensor] = []
+    for step in schedule:
+        width = math.hypot(step.sigma, data_std)
+        predicted = y + _weighted(step.predictor, velocities) if step.predictor else y
+        near = predicted * width
+        s, ds = score(near, step.sigma)
+        velocities = [*velocities[1 - _ORDER :], torch.add(s, near, alpha=width**-2) * (-step.speed / width)]
+        if step.corrector:
+            y = (start if step.from_start else y) + _weighted(step.corrector, velocities)
+            distance = ((y - predicted).abs() - rounding * y.abs()).clamp(min=0.0) * (width / step.sigma)
+            error = error + distance
+        if ds is not None:
+            derivative, rates = ds, [*rates[1 - _ORDER :], (ds + width**-2) * -step.speed]
+            if step.corrector:
+                log_slope = (0.0 if step.from_start else log_slope) + _weighted(step.corrector, rates)
+                error = error + distance * rates[-1].abs() * (step.sigma**2 / step.speed)
+    return Carried(y, log_slope, error <= math.inf, near, s, derivative), error / _ESTIMATE
+
+
+def _weighted(weights: tuple[float, ...], values: Sequence[Tensor]) -> Tensor:
+    """Return the sum of the last values, times the weights."""
+    total = weights[0] * values[-len(weights)]
+    for weight, value in zip(weights[1:], values[len(values) - len(weights) + 1 :], strict=True):
+        total = torch.add(total, value, alpha=weight)
+    return total
+
+
+@functools.lru_cache(maxsize=64)
+def _schedules(
+    path: tuple[float, ...], tolerance: float, offset: float, max_evaluations: int
+) -> tuple[tuple[_Step, ...], ...]:
+    """Return the schedules to try, from the one with the longest steps on, at least one."""
+    length = min(_STEP * (tolerance / _STEP_TOLERANCE) ** (1.0 / _ORDER), _LONGEST_STEP)
+    found = [_schedule(path, length, offset)]
+    while True:
+        length /= _REFINEMENT
+        finer = _schedule(path, length, offset)
+        if len(finer) > max_evaluations:
+            return tuple(found)
+        found.append(finer)
+
+
+def _schedule(path: tuple[float, ...], length: float, offset: float) -> tuple[_Step, ...]:
+    """Return steps that visit all noise levels of a path, and none of which is longer than ``length`` in t.
+
+    The first step has no history and thus a low order, so it is halved, if the path leaves room for that.
+    """
+    places = [math.log(sigma + offset) for sigma in path]
+    times = [places[0]]
+    for low, high in itertools.pairwise(places):
+        count = math.ceil(abs(high - low) / length - 1e-9)
+        between = [low + (high - low) * i / count for i in range(1, count)]
+        if len(times) == 1 and count > 1:
+            between.insert(0, 0.5 * (low + between[0]))
+        times += [*between, high]
+    sigmas = [math.exp(t) - offset for t in times]
+    sigmas[0], sigmas[-1] = path[0], path[-1]
+    return tuple(
+        _Step(
+            sigma,
+            sigma * (sigma + offset),
+            _weights(times[max(0, i - _ORDER) : i], times[i - 1], t) if i else (),
+            _weights(times[max(0, i + 1 - _ORDER) : i + 1], times[0 if i < _ORDER else i - 1], t) if i else (),
+            i < _ORDER,
+        )
+        for i, (sigma, t) in enumerate(zip(sigmas, times, strict=True))
+    )
+
+
+def _weights(times: Sequence[float], start: float, end: float) -> tuple[float, ...]:
+    """Return weights of values at some times whose sum is the integral of their polynomial from start to end."""
+    length = end - start
+    offsets, powers = (np.array(times) - start) / length, np.arange(len(times))
+    return tuple((length * np.linalg.solve(offsets ** powers[:, None], 1.0 / (powers + 1.0))).tolist())

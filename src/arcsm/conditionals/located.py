@@ -19,7 +19,9 @@ class LocatedConditionals(Conditionals):
         """The conditionals of the inner head, in its units."""
         assert isinstance(self.head, LocatedHead)
         projection = self.projection[:, :-2].contiguous()
-        return Conditionals(self.head.inner, projection, self.path, self.method, self.accuracy, cache=self.cache)
+        return Conditionals(
+            self.head.inner, projection, self.path, self.method, self.accuracy, self.continuous, cache=self.cache
+        )
 
     @property
     def _base(self) -> Located:

@@ -20,6 +20,7 @@ TailFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 _NEW_NODES = 12  # nodes added to a row at a time: twelve cells halved, or four cells quartered
 _DOMINATED = 0.01  # of the worst cell's error; if all further cells are below it, the worst ones are quartered
 _MAX_CELL_WIDTH = 0.8  # standard deviations; a wider cell with mass in it might hide a narrow mode
+_MAX_CELL_NOISE = 2.5  # standard deviations of the noise, which no mode is narrower than; the same for both sides
 _MAX_GRADING = 32.0  # a cell twice as wide as its neighbour may have an error 2^5 times as large
 _SMALL_RISE = 1.0  # nats; a score that rises by less over a cell cannot hide a far mode
 CALIBRATION = 0.1  #: ratio of actual errors to the raw estimates, for trained heads; seldom exceeded
@@ -33,6 +34,8 @@ def integrate(
     tol: float = 1e-5,
     max_evaluations: int = 512,
     tail: TailFunction | None = None,
+    noise: float = 0.0,
+    at_anchor: tuple[Tensor, Tensor] | None = None,
 ) -> PiecewiseDensity:
     """Integrate ``N`` conditionals adaptively from their scores, in double precision and with error estimates.
 
@@ -51,6 +54,8 @@ def integrate(
         max_evaluations: Largest number of score evaluations for one conditional.
         tail: Score and derivative at the outer two nodes, if known; see :data:`TailFunction`. These nodes are then not
             evaluated.
+        noise: Standard deviation of noise in the values. No mode is narrower.
+        at_anchor: Score and derivative at the anchors, ``(N,)`` each, if known.
 
     Example:
         >>> gaussian = lambda x, rows: (-(x - 3.0), torch.full_like(x, -1.0))
@@ -65,7 +70,9 @@ def integrate(
     if anchor is not None:
         if tail is not None:  # beyond the outer nodes, the log density follows from theirs
             anchor = anchor.to(nodes.dtype).clamp(nodes[:, 0], nodes[:, -1])
-        nodes = _insert(nodes.expand(len(anchor), -1), anchor[:, None].to(nodes.dtype))
+        nodes = nodes.expand(len(anchor), -1)
+        if at_anchor is None:
+            nodes = _insert(nodes, anchor[:, None].to(nodes.dtype))
     free = 0 if tail is None else 2  # nodes that cost no evaluation
     needed = nodes.shape[1] - free
     if needed > max_evaluations:
@@ -74,9 +81,12 @@ def integrate(
     with torch.no_grad():
         x, rows = nodes, torch.arange(len(nodes), device=nodes.device)
         s, ds = evaluate_nodes(score, x, rows, tail)
+        if anchor is not None and at_anchor is not None:
+            free += 1
+            x, s, ds = _include(x, s, ds, anchor.to(x.dtype), *at_anchor)
         finished: list[tuple[Tensor, PiecewiseDensity]] = []
         while True:
-            density, cell_errors, errors = _assess(x, s, ds, None if anchor is None else anchor[rows], tol, free)
+            density, cell_errors, errors = _assess(x, s, ds, None if anchor is None else anchor[rows], tol, free, noise)
             budget = min(_NEW_NODES, max_evaluations + free - x.shape[1])
             done = torch.ones_like(density.converged) if budget < 3 else density.converged
             if not finished and bool(done.all()):
@@ -133,8 +143,33 @@ def _insert(nodes: Tensor, anchor: Tensor) -> Tensor:
     return torch.cat([moved, new], 1).sort(1).values
 
 
+def _include(
+    x: Tensor, s: Tensor, ds: Tensor, anchor: Tensor, anchor_s: Tensor, anchor_ds: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Add an anchor ``(N,)`` with its score and derivative to nodes ``(N, K)``, which become ``(N, K + 1)``.
+
+    As in :func:`_insert`, an inner node close to the anchor gives way to it. The last node is then repeated, in a cell
+    of no width, as it is for an anchor close to an outer node.
+    """
+    last = x.shape[1] - 1
+    point = anchor[:, None]
+    cell = (torch.searchsorted(x.contiguous(), point.contiguous(), right=True) - 1).clamp(0, last - 1)
+    left, right = x.gather(1, cell), x.gather(1, cell + 1)
+    nearest = torch.where(point - left < right - point, cell, cell + 1)
+    close = (point - x.gather(1, nearest)).abs() < _SNAP * (right - left)
+    outer = close & ((nearest == 0) | (nearest == last)) | (point <= x[:, :1]) | (point >= x[:, -1:])
+    order = torch.cat([x, torch.where(close | outer, torch.inf, point)], 1).sort(1).indices
+
+    def merged(nodes: Tensor, value: Tensor) -> Tensor:
+        value = value[:, None].to(nodes)
+        moved = torch.where(close & ~outer, nodes.scatter(1, nearest, value), nodes)
+        return torch.cat([moved, torch.where(close | outer, nodes[:, -1:], value)], 1).gather(1, order)
+
+    return merged(x, anchor), merged(s, anchor_s), merged(ds, anchor_ds)
+
+
 def _assess(
-    x: Tensor, s: Tensor, ds: Tensor, anchor: Tensor | None, tol: float, free: int = 0
+    x: Tensor, s: Tensor, ds: Tensor, anchor: Tensor | None, tol: float, free: int = 0, noise: float = 0.0
 ) -> tuple[PiecewiseDensity, Tensor, Tensor]:
     """Return the densities, the error inside each cell and each cell's total contribution, ``(N, K - 1)`` each."""
     x, s, ds = x.double(), s.double(), ds.double()
@@ -149,7 +184,7 @@ def _assess(
     log_mass = torch.log(cells.sum(1) + tails.sum(1))
     with torch.no_grad():
         share = cells / torch.exp(log_mass)[:, None]
-        cell_errors = rule_errors / torch.exp(log_mass)[:, None] + share * _is_too_wide(x, share)
+        cell_errors = rule_errors / torch.exp(log_mass)[:, None] + share * _is_too_wide(x, share, noise)
         error, converged = torch.zeros_like(log_mass), log_mass.isfinite()
         evaluations = torch.full_like(log_mass, x.shape[1] - free, dtype=torch.long)
         density = PiecewiseDensity(x, s, ds, dds, energy, cells, tails, log_mass, error, converged, evaluations)
@@ -200,12 +235,12 @@ def step_errors(width: Tensor, s: Tensor, ds: Tensor, dds: Tensor, calibration: 
     return errors
 
 
-def _is_too_wide(x: Tensor, share: Tensor) -> Tensor:
+def _is_too_wide(x: Tensor, share: Tensor, noise: float) -> Tensor:
     """Return 1 for each cell that is wide enough to hide a narrow mode, else 0, ``(N, K - 1)``."""
     middle = 0.5 * (x[:, :-1] + x[:, 1:])
     mean = (share * middle).sum(1, keepdim=True)
     std = (share * (middle - mean).square()).sum(1, keepdim=True).sqrt()
-    return (x.diff(dim=1) > _MAX_CELL_WIDTH * std).to(x.dtype)
+    return (x.diff(dim=1) > (_MAX_CELL_WIDTH * std).clamp(min=_MAX_CELL_NOISE * noise)).to(x.dtype)
 
 
 def _outer_share(

@@ -24,7 +24,9 @@ _VALUES_AT_A_TIME = 1 << 17
 class Integration(TypedDict, total=False):
     """Keywords of :meth:`arcsm.AutoregressiveModel.log_prob` and others that control the integration."""
 
-    steps: int | None  #: Steps down the ladder. Default: from level to level, one fewer than there are levels.
+    #: Least number of steps of the flow; ``tol`` may ask for more. Default: as many as ``tol`` asks for, from level to
+    #: level if the ladder is not continuous.
+    steps: int | None
     tol: float  #: Target error of the log density of each conditional, in nats. Default: 1e-5.
     max_evaluations: int  #: Largest number of score evaluations for one conditional and integral. Default: 512.
 

@@ -8,7 +8,6 @@ prior with the quantiles :math:`x(v)` is one over probabilities:
 It is computed by the midpoint rule. Cells are split where the integrand bends, as it does beside a gap between modes.
 """
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -151,17 +150,13 @@ def _first_edges(device: torch.device) -> Tensor:
 def _medians(conditionals: Conditionals) -> Callable[[Tensor, Tensor], Tensor]:
     """Return the function that maps rows ``(n,)`` and probabilities ``(n, M)`` to quantiles of the flow, ``(n, M)``.
 
-    They are quantiles at the largest noise, carried down by Heun steps.
+    They are quantiles at the largest noise, carried down.
     """
     density = conditionals.density(slice(None), conditionals.path[0])
 
     def medians(rows: Tensor, v: Tensor) -> Tensor:
         top = density.select(rows).icdf(v, tolerance=1e-4)
         cells = replace(conditionals, projection=conditionals.projection[rows].repeat_interleave(v.shape[1], 0))
-        x = top.to(cells.projection).flatten()
-        for high, low in itertools.pairwise(conditionals.path):
-            first = cells.score(x, high)
-            x = x + 0.5 * (high - low) * (high * first + low * cells.score(x + (high - low) * high * first, low))
-        return x.view_as(v)
+        return cells.carry(top.to(cells.projection).flatten(), cells.accuracy.tol, with_slopes=False).x.view_as(v)
 
     return medians

@@ -25,8 +25,7 @@ _RATE_OF_FEW_ROWS = 1e-3  # of densities and of nominal columns with few trainin
 _MIN_ROWS_FOR_SINUSOIDS = 500  # from which on the head of such a model sees sinusoids
 _MAX_UNITS = 48  # numbers and levels, whose correlations are inverted for each row of a batch
 _MAX_OWN_HEADS = 32  # of nominal columns
-_FINE_RATIO = 1.35  # between noise levels; larger steps of the flow widen conditionals
-_MAX_SMOOTH_RATIO = 2.0  # between noise levels of a smooth model: the most that the flow takes in one step
+_MAX_SMOOTH_RATIO = 2.0  # between noise levels of a smooth model
 
 
 @dataclass(frozen=True)
@@ -109,11 +108,6 @@ class TableConfig:
             rate_of_scores=5e-3,
             weight_decay=0.1,
         )
-
-    @property
-    def fine_steps(self) -> int:
-        """Number of steps down the ladder with which the flow hardly changes the widths of conditionals."""
-        return math.ceil(math.log(_SIGMA_MAX / self.sigma_min) / math.log(_FINE_RATIO))
 
     def for_targets(self, rows: int, nominal: bool) -> Self:
         """Return a variant for the conditionals of few columns, which are learned sooner, and soon overfitted.

@@ -49,8 +49,6 @@ class TableModel:
         reach: How far the density of each column leaks beyond its ends, where mirror images count.
         last: The columns whose gaps depend on the values of others, which they follow in draws.
         method: How conditionals are normalised. ``None`` for the method of the model.
-        fine_steps: Number of steps down the noise ladder for conditionals given any known values, such as expected
-            intervals. ``None`` for those of the density.
         cells: Level widths of the columns, so that discrete values get their probability. ``None`` for the density at
             the middle of a level, which is faster and ranks rows as well.
     """
@@ -66,7 +64,6 @@ class TableModel:
     cdf_order: Order | None = None
     last: Sequence[int] = ()
     method: str | None = None
-    fine_steps: int | None = None
     _single: AutoregressiveModel | None = field(default=None, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -269,16 +266,14 @@ class TableModel:
         for d in self.columns.dimensions((m,)):
             context.observe(state, d, z[:, d])
 
-    def _conditionals(
-        self, context: AnyOrder, state: AnyOrderState, m: int, repeats: int = 1, steps: int | None = None
-    ) -> ColumnConditionals:
+    def _conditionals(self, context: AnyOrder, state: AnyOrderState, m: int, repeats: int = 1) -> ColumnConditionals:
         """Return the conditional of a column given a state, ``repeats`` times for each of its rows."""
         model, columns = self.model, self.columns
         head, masses = model.head_of(m), torch.ones(len(state.total), 1).to(model.shift)
         if m in columns.spikes:
             d = columns.spike_dimension[m]
             masses = model.head_of(d).project(context.conditional(state, d)).exp()
-        build = model.conditionals_builder(self.level, self.method, steps, tol=self.config.tolerance)
+        build = model.conditionals_builder(self.level, self.method, tol=self.config.tolerance)
         values = build(head.project(context.conditional(state, m)).repeat_interleave(repeats, 0), head)
         width = 0.0 if self.cells is None else self.cells[m]
         masses = masses.repeat_interleave(repeats, 0)
@@ -354,7 +349,7 @@ class TableModel:
         """Return the conditional of a column given the known values of each row ``(N, M)``, ``repeats`` times."""
         context, state = self._context(), self._context().begin((len(x),))
         context.observe_all(state, self.model.standardise(self.inputs(x)))
-        return self._conditionals(context, state, m, repeats, self.fine_steps)
+        return self._conditionals(context, state, m, repeats)
 
     @torch.no_grad()
     def level_probabilities(self, x: Tensor, m: int, numbers: Tensor) -> Tensor:

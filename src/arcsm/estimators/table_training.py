@@ -101,7 +101,6 @@ def train_table_model(
                 ).float()
             trained = copy.deepcopy(model).to(device).double().eval()
             candidate = TableModel(trained, columns, orders, config.noise_levels - 1, config, cells)
-            candidate.fine_steps = None if choose_level else config.fine_steps
             candidate.reach, candidate.last = dict(widths), last
             training = config.train_config(columns.widths, seed, device, choose_level)
             choice = _Choice(candidate, training, inputs, some, lengths, calibrate, targets, stops)

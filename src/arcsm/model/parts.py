@@ -118,6 +118,7 @@ class ModelParts(Standardised):
         head that the projections are from.
         """
         path, accuracy = self.path(level, steps), Accuracy(tol, max_evaluations)
+        continuous = self.noise is not None and self.noise.continuous and steps is None
         heads = [one for one, _ in self.head.parts(self.features)]
         methods = {one: "closed_form" if one.discrete else choose_method(one, path, method) for one in heads}
         caches = dict.fromkeys(heads, cache) if len(heads) == 1 else {one: cache and EvaluationCache() for one in heads}
@@ -126,6 +127,6 @@ class ModelParts(Standardised):
             one = self.head if head is None else head
             its_path, its_cache = () if one.discrete else path, caches[one] or EvaluationCache()
             kind = conditionals_class(one)
-            return kind(one, projection, its_path, methods[one], accuracy, cache=its_cache)
+            return kind(one, projection, its_path, methods[one], accuracy, continuous, cache=its_cache)
 
         return build

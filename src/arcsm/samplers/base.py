@@ -41,9 +41,14 @@ def largest_noise(conditionals: Conditionals, sampler: str) -> float:
 def quadrature_icdf(
     conditionals: Conditionals, sigma: float, u: Tensor, tol: float, rows: Tensor | None = None
 ) -> Tensor:
-    """Return the quantiles ``u (n,)`` of the conditionals ``rows`` at a noise level, by quadrature."""
+    """Return the quantiles ``u (n,)`` of the conditionals ``rows`` at a noise level, by quadrature.
+
+    Nodes are placed by the width of each conditional, unless noise makes them all alike.
+    """
 
     def icdf(part: Conditionals) -> Tensor:
+        if part.is_noise(sigma):
+            return part.icdf(u)
         return part.icdf(u, nodes_around(part, *normal_approximation(part, sigma)))
 
     return conditionals.apply(icdf, rows, path=(sigma,), method="quadrature", accuracy=Accuracy(tol))

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from arcsm.conditionals.conditionals import Conditionals
 from arcsm.conditionals.quadrature import from_nodes, interpolation_error
-from arcsm.heads import ScoreHead
 from arcsm.samplers.base import largest_noise, quadrature_icdf, uniforms
 
 _HALF_WIDTH = 2.4  # of the coarse grid, in standard deviations of noisy data; images end at two
@@ -52,8 +51,7 @@ def fast_flow(conditionals: Conditionals, generator: torch.Generator | None = No
 
 def _coarse_icdf(conditionals: Conditionals, sigma: float, u: Tensor, tol: float) -> Tensor:
     """Return the quantiles ``u (N,)`` at a noise level from a coarse grid, by quadrature where needed."""
-    data_std = conditionals.head.data_std if isinstance(conditionals.head, ScoreHead) else 1.0
-    width = math.hypot(sigma, data_std)
+    width = math.hypot(sigma, conditionals.data_std)
     count = max(_MIN_NODES, 1 + math.ceil(2.0 * _HALF_WIDTH * width / (_MAX_SPACING * sigma)))
     if count > _MAX_NODES:
         return quadrature_icdf(conditionals, sigma, u, tol)
