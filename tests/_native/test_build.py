@@ -151,7 +151,14 @@ def test_a_library_without_a_function_is_an_error(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize(
     "broken",
-    ["score_matching_forward_backward", "latent_chain_forward", "latent_chain_backward", "latent_chain_moments"],
+    [
+        "score_matching_forward_backward",
+        "latent_chain_forward",
+        "latent_chain_backward",
+        "latent_chain_moments",
+        "score_at_level",
+        "follow_flow",
+    ],
 )
 def test_the_numbers_of_every_function_are_verified(broken: str) -> None:
     class Library:

@@ -1,16 +1,18 @@
-"""The innermost loops of training in C, compiled on the user's machine at first use.
+"""The innermost loops in C, compiled on the user's machine at first use.
 
 ``score_matching.c`` keeps the hidden layers of a tile of points in a core's own cache from the first product to the
-last gradient, which a general compiler of tensor programs cannot do. ``latent_chain.c`` computes autoregressive latents
-without a call between them. Both are optional: without a C compiler the same results come from torch, more slowly.
+last gradient, which a general compiler of tensor programs cannot do. ``score_levels.c`` does the same from one noise
+level to the next, for densities and samples. ``latent_chain.c`` computes autoregressive latents without a call between
+them. All are optional: without a C compiler the same results come from torch, more slowly.
 """
 
 from arcsm._native.build import CompilationError, available, library
 from arcsm._native.latent_chain import LatentChain, latent_chain_backward, latent_chain_forward, latent_chain_moments
 from arcsm._native.memory import supports
+from arcsm._native.score_levels import LevelConstants, ScoreLevels, Step
 from arcsm._native.score_matching import score_matching_forward_backward
 
 __all__ = [
-    "CompilationError", "LatentChain", "available", "latent_chain_backward", "latent_chain_forward",
-    "latent_chain_moments", "library", "score_matching_forward_backward", "supports",
+    "CompilationError", "LatentChain", "LevelConstants", "ScoreLevels", "Step", "available", "latent_chain_backward",
+    "latent_chain_forward", "latent_chain_moments", "library", "score_matching_forward_backward", "supports",
 ]  # fmt: skip

@@ -18,11 +18,59 @@ class Shape(ctypes.Structure):
     )
 
 
+class Network(ctypes.Structure):
+    """``network`` of score_levels.c."""
+
+    _fields_ = (
+        ("frequencies", ctypes.c_long),
+        ("layers", ctypes.c_long),
+        ("units", ctypes.POINTER(ctypes.c_long)),
+        ("residual", ctypes.c_int),
+        ("tangent", ctypes.c_int),
+        ("frequency", ctypes.c_void_p),
+        ("weight", ctypes.POINTER(ctypes.c_void_p)),
+        ("bias", ctypes.POINTER(ctypes.c_void_p)),
+    )
+
+
+class Level(ctypes.Structure):
+    """``level`` of score_levels.c."""
+
+    _fields_ = (
+        ("width", ctypes.c_float),
+        ("precision", ctypes.c_float),
+        ("envelope_width", ctypes.c_float),
+        ("window_start", ctypes.c_float),
+        ("window_end", ctypes.c_float),
+        ("output_bias", ctypes.c_float),
+        ("bias", ctypes.c_void_p),
+        ("weight", ctypes.c_void_p),
+        ("output_weight", ctypes.c_void_p),
+        ("noise", ctypes.c_float),
+        ("speed", ctypes.c_float),
+        ("before", ctypes.c_long),
+        ("predictor", ctypes.c_float * 4),
+        ("corrector", ctypes.c_float * 4),
+        ("from_start", ctypes.c_int),
+    )
+
+
 def declare(code: ctypes.CDLL) -> None:
     """Set the types of the results of all functions; a function that the library lacks is an ``AttributeError``."""
     code.score_matching_forward_backward.restype, code.vector_step.restype = ctypes.c_double, ctypes.c_long
-    for function in (code.latent_chain_forward, code.latent_chain_backward, code.latent_chain_moments):
+    for function in (
+        code.latent_chain_forward,
+        code.latent_chain_backward,
+        code.latent_chain_moments,
+        code.score_at_level,
+        code.follow_flow,
+    ):
         function.restype = None
     workspaces = code.score_matching_workspace_bytes, code.latent_chain_workspace_bytes
-    for function in (*workspaces, code.latent_chain_hidden_bytes, code.vector_alignment):
+    for function in (
+        *workspaces,
+        code.score_levels_workspace_bytes,
+        code.latent_chain_hidden_bytes,
+        code.vector_alignment,
+    ):
         function.restype = ctypes.c_size_t

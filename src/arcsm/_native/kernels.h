@@ -46,13 +46,13 @@ INLINE float sum_lanes(vec v)
     return (total[0] + total[1]) + (total[2] + total[3]);
 }
 
-/* 1 / (1 + exp(-z)) to about two units in the last place; NaN stays NaN.
+/* exp(x) to about a unit in the last place, for x clamped to -87 to 87; NaN gives any number.
  * exp(x) = 2^n exp(r), |r| <= ln(2) / 2, by the Taylor polynomial of seventh degree. */
-INLINE vec logistic(vec z)
+INLINE vec exponential(vec z)
 {
     const vec most = broadcast(87.0f), round = broadcast(12582912.0f);
-    bits high = -z > most, low = z > most;
-    vec x = (vec)(((bits)-z & ~(high | low)) | ((bits)most & high) | ((bits)-most & low));
+    bits high = z > most, low = z < -most;
+    vec x = (vec)(((bits)z & ~(high | low)) | ((bits)most & high) | ((bits)-most & low));
     vec shifted = x * 1.44269504f + round, n = shifted - round;
     vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
     vec p = broadcast(1.0f / 5040.0f);
@@ -62,8 +62,33 @@ INLINE vec logistic(vec z)
     p = p * r + 1.0f / 6.0f;
     p = p * r + 0.5f;
     p = p * r * r + r + 1.0f;
-    vec power = (vec)((bits)p + ((bits)shifted << 23));
-    return (vec)((bits)(1.0f / (1.0f + power)) | (z != z));
+    return (vec)((bits)p + ((bits)shifted << 23));
+}
+
+/* 1 / (1 + exp(-z)) to about two units in the last place; NaN stays NaN. */
+INLINE vec logistic(vec z) { return (vec)((bits)(1.0f / (1.0f + exponential(-z))) | (z != z)); }
+
+/* Sine and cosine of angles up to 1e4 from zero, to about 1e-7; larger ones lose digits, and NaN stays NaN.
+ * The angle is n pi / 2 + r, |r| <= pi / 4, and pi / 2 the sum of three numbers, the first two of few digits. */
+INLINE void sine_and_cosine(vec angle, vec *sine, vec *cosine)
+{
+    const vec round = broadcast(12582912.0f);
+    vec shifted = angle * 0.636619772f + round, n = shifted - round;
+    vec r = ((angle - n * 1.5703125f) - n * 4.83751296997e-4f) - n * 7.5497901e-8f, s = r * r;
+    vec p = broadcast(1.0f / 362880.0f);
+    p = p * s - 1.0f / 5040.0f;
+    p = p * s + 1.0f / 120.0f;
+    p = p * s - 1.0f / 6.0f;
+    p = p * s * r + r;
+    vec q = broadcast(1.0f / 40320.0f);
+    q = q * s - 1.0f / 720.0f;
+    q = q * s + 1.0f / 24.0f;
+    q = q * s - 0.5f;
+    q = q * s + 1.0f;
+    bits turns = (bits)shifted, odd_turns = (turns & 1) == 1;
+    bits negative_sine = (turns & 2) << 30, negative_cosine = ((turns + 1) & 2) << 30;
+    *sine = (vec)((((bits)q & odd_turns) | ((bits)p & ~odd_turns)) ^ negative_sine);
+    *cosine = (vec)((((bits)p & odd_turns) | ((bits)q & ~odd_turns)) ^ negative_cosine);
 }
 
 /* Uses the logistic function; near zero, where that loses digits, the Taylor polynomial of eleventh degree. */

@@ -1,5 +1,12 @@
 """The one-dimensional engine: densities, distribution functions and quantiles of conditionals from their scores."""
 
-from arcsm.conditionals.conditionals import Accuracy, Conditionals, EvaluationCache, Method, choose_method
+from arcsm.conditionals.conditionals import (
+    Accuracy,
+    Conditionals,
+    EvaluationCache,
+    Method,
+    choose_method,
+    compiled_scores,
+)
 
-__all__ = ["Accuracy", "Conditionals", "EvaluationCache", "Method", "choose_method"]
+__all__ = ["Accuracy", "Conditionals", "EvaluationCache", "Method", "choose_method", "compiled_scores"]

@@ -15,14 +15,16 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from arcsm import _native
+from arcsm._native import ScoreLevels, Step
 from arcsm._runtime.memory import Workspace
 from arcsm.conditionals.flow import Carried, LevelScore, follow
 from arcsm.conditionals.piecewise import PiecewiseDensity, constant, in_tails
 from arcsm.conditionals.quadrature import TailFunction, evaluate_nodes, from_nodes, integrate
 from arcsm.errors import AccuracyWarning, warn
-from arcsm.heads import Head, NormalisedHead, ScoreHead
+from arcsm.heads import Head, LocatedHead, NormalisedHead, ScoreHead
 from arcsm.heads.score import WINDOW_END_WIDTHS
 
 Method = Literal["closed_form", "flow", "quadrature"]
@@ -34,12 +36,16 @@ _HALF_GRID = (0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0, 3.75, 5.0, 7.5, 12.0, WINDOW_EN
 _HALF_GRID_OF_NOISE = (0.9, 1.8, 2.8, 4.2, 7.5, WINDOW_END_WIDTHS)
 _MIN_CELL_MASS = 1e-4  # below it, a difference of CDFs is less accurate than a quadrature of the density
 _MIN_EXACT_CELL_MASS = 1e-10  # the same for CDFs in closed form and in double precision
+_PARABOLA = 0.4  # standard deviations of noise, within which log densities are parabolas, to about 1e-3 nats
+_ERRORS_OF_CELLS = 3.0  # mass of a cell over the tolerance, below which a difference of two flows is too inaccurate
 _FLAT = 6e-4  # squared relative change of a density over half a cell; below it, the mean is within 1e-4 nats
 _GENTLE = 9.0  # below it, few points are enough
 _CHANGE_AT = (-1.0, -0.5, 0.0, 0.5, 1.0)  # half cells from the middle, where the change is evaluated
 #: Points of the quadrature of cells. If the log density is linear, 6 are accurate to 1e-6 nats for a change by 6 nats,
 #: and 20 for a change by 100 nats.
 _FEW_CELL_POINTS, _CELL_POINTS = 6, 20
+_SINGLE_TOLERANCE = 1e-4  # nats; rounding in single precision changes log densities by about a tenth of it
+_LARGE = 1e15  # standardised values whose squares are numbers in single precision
 _MAX_CORRECTION = 0.2  # of a quantile, in standard deviations of noise
 _MAX_TAIL_SHARE = 1e-3  # of the mass outside the range of a head that may have any tails
 CONDITIONALS_AT_A_TIME = 4096  #: conditionals integrated together
@@ -96,6 +102,8 @@ class Conditionals:
         accuracy: Accuracy of the integration.
         unconverged: Number of integrals so far that missed the tolerance.
         cache: May be shared with other conditionals of the same head in the same thread.
+        compiled: The scores of the head in C, from :func:`compiled_scores`.
+        single: Whether they take the place of a head in double precision, too.
     """
 
     head: Head
@@ -106,6 +114,8 @@ class Conditionals:
     continuous: bool = False
     unconverged: int = 0
     cache: EvaluationCache = field(default_factory=EvaluationCache)
+    compiled: ScoreLevels | None = None
+    single: bool = False
 
     def __len__(self) -> int:
         return len(self.projection)
@@ -136,6 +146,8 @@ class Conditionals:
     @cached_property
     def dtype(self) -> torch.dtype:
         """Type of the head's weights or else the contexts, in which densities are computed, under autocast too."""
+        if self.single:
+            return torch.float32
         return next(self.head.parameters(), self.projection).dtype
 
     @cached_property
@@ -157,6 +169,8 @@ class Conditionals:
 
     def score(self, x: Tensor, sigma: float | None) -> Tensor:
         """Return the score at ``x (*, N)``, without gradients."""
+        if sigma is not None and (compiled := self._usable()):
+            return compiled.score(self._projection, x.to(self.dtype).T, sigma).T
         with _without_autocast(x.device.type):
             scores = self.cache.scores
             if sigma not in scores:
@@ -165,6 +179,8 @@ class Conditionals:
 
     def score_and_derivative(self, x: Tensor, rows: Tensor | slice, sigma: float | None) -> tuple[Tensor, Tensor]:
         """Return the score and its derivative for the conditionals ``rows`` at values ``(n,)`` or ``(n, K)``."""
+        if sigma is not None and (compiled := self._usable()):
+            return compiled.score_and_derivative(self._projection[rows], x.to(self.dtype), sigma)
         block = _BLOCK_BYTES * torch.get_num_threads()
         size = max(1, block // self.projection[:1].nbytes // (x[:1].numel() or 1))
         if torch.is_grad_enabled() or len(x) <= size or x.device.type != "cpu":
@@ -173,6 +189,17 @@ class Conditionals:
         rows = torch.arange(len(self), device=x.device)[rows] if isinstance(rows, slice) else rows
         s, ds = zip(*(self._evaluate(x[block], rows[block], sigma) for block in blocks), strict=True)
         return torch.cat(s), torch.cat(ds)
+
+    def _usable(self) -> ScoreLevels | None:
+        """Return the scores in C if they have the precision of these densities, and nobody asks for gradients."""
+        if self.compiled is None or torch.is_grad_enabled() or torch._C._functorch.get_interpreter_stack():
+            return None
+        return self.compiled if _native.supports(self._projection) else None
+
+    def _may_be_single(self, x: Tensor) -> bool:
+        """Return whether the tolerance for densities at ``x (N,)`` allows single precision, which is faster in C."""
+        allowed = self.compiled is not None and self.accuracy.tol >= _SINGLE_TOLERANCE and not torch.is_grad_enabled()
+        return self.single or (allowed and bool((x.abs() < _LARGE).all()))
 
     def _evaluate(self, x: Tensor, rows: Tensor | slice, sigma: float | None) -> tuple[Tensor, Tensor]:
         x = x.to(self.dtype)
@@ -196,8 +223,12 @@ class Conditionals:
         """Return the log density at ``x (N,)`` in nats, ``(N,)``."""
         if isinstance(self.head, NormalisedHead) and self.method == "closed_form":
             return self.head.projected_log_prob(self.projection, x, self.sigma)
-        log_prob, log_slope = self._integrate(x, PiecewiseDensity.log_prob)
-        return log_prob.to(x.dtype) - log_slope
+
+        def integrated(part: Self) -> Tensor:
+            log_prob, log_slope = part._integrate(x, PiecewiseDensity.log_prob)
+            return (log_prob - log_slope).to(x.dtype)
+
+        return self.apply(integrated, single=self._may_be_single(x))
 
     def cdf(self, x: Tensor) -> Tensor:
         """Return the distribution function at ``x (N,)``, ``(N,)``."""
@@ -219,23 +250,43 @@ class Conditionals:
 
         .. math:: \\log \\frac{F(x + h) - F(x - h)}{2 h}
 
-        Where the mass is so small that the difference would lose digits, the density is integrated instead, by
-        Gauss-Legendre quadrature. Where ``half`` is zero, the result is the log density at ``x``.
+        Where ``half`` is small beside the noise, which smooths the log density, that is nearly a parabola within it,
+        and the mean is that of its exponential. Elsewhere, where the mass is so small that the difference would lose
+        digits, the density is integrated by Gauss-Legendre quadrature. Where ``half`` is zero, the result is the log
+        density at ``x``.
         """
+        reach = _PARABOLA * (self.sigma or 0.0) if isinstance(self.head, ScoreHead) else 0.0
+        near = (half <= reach).nonzero()[:, 0]
+        if len(near):
+            means = self.apply(lambda part: part._mean_of_parabola(x[near], half[near]), near)
+            far = (half > reach).nonzero()[:, 0]
+            others = self.apply(lambda part: part.log_mean_density(x[far], half[far]), far)
+            return torch.zeros_like(x).index_put((near,), means.to(x)).index_put((far,), others.to(x))
         wide = (half > 0.0).nonzero()[:, 0]
         mass = torch.zeros_like(x, dtype=torch.float64)
         if len(wide):
-            upper = self.apply(lambda part: part.cdf(x[wide] + half[wide]), wide).double()
-            lower = self.apply(lambda part: part.cdf(x[wide] - half[wide]), wide).double()
+            single = self._may_be_single(x)
+            upper = self.apply(lambda part: part.cdf(x[wide] + half[wide]), wide, single=single).double()
+            lower = self.apply(lambda part: part.cdf(x[wide] - half[wide]), wide, single=single).double()
             mass = mass.index_put((wide,), upper - lower)
         exact = self.method == "closed_form" and self.projection.dtype == x.dtype == torch.float64
-        small = mass < (_MIN_EXACT_CELL_MASS if exact else _MIN_CELL_MASS)
+        of_flow = _ERRORS_OF_CELLS * self.accuracy.tol if self.method == "flow" else 0.0
+        small = mass < (_MIN_EXACT_CELL_MASS if exact else max(_MIN_CELL_MASS, of_flow))
         result = torch.log(torch.where(small, 1.0, mass) / (2.0 * half.double()).masked_fill(small, 1.0)).to(x)
         rest = small.nonzero()[:, 0]
         if len(rest):
             means = self.apply(lambda part: part._integrated_mean(x[rest], half[rest]), rest)
             result = result.index_put((rest,), means)
         return result
+
+    def _mean_of_parabola(self, x: Tensor, half: Tensor) -> Tensor:
+        """Return :meth:`log_mean_density` of the parabola with the log density, its slope and its bend at ``x``."""
+        with torch.no_grad():
+            s, ds = (f.to(x) for f in self.score_and_derivative(x, slice(None), self.sigma))
+        points, weights = np.polynomial.legendre.leggauss(_FEW_CELL_POINTS)
+        t = half[:, None] * torch.from_numpy(points).to(x)
+        mean = torch.exp(s[:, None] * t + 0.5 * ds[:, None] * t.square()) @ torch.from_numpy(0.5 * weights).to(x)
+        return self.log_prob(x) + mean.log()
 
     def _integrated_mean(self, x: Tensor, half: Tensor) -> Tensor:
         """Return :meth:`log_mean_density` by quadrature of the density; at one point where the density is flat."""
@@ -308,9 +359,19 @@ class Conditionals:
                 return lambda x, sigma: part.score_and_derivative(x, slice(None), sigma)
             return lambda x, sigma: (part.score(x, sigma), None)
 
+        def solve(rows: Tensor, y: Tensor, steps: Sequence[Step], rounding: float) -> tuple[Carried, Tensor]:
+            assert self.compiled is not None
+            projection = self._projection if len(rows) == len(self) else self._projection[rows]
+            found = self.compiled.follow(projection, y, steps, rounding, with_slopes)
+            y, log_slope, error, near, s, ds = found
+            return Carried(y, log_slope, error <= math.inf, near, s, ds), error
+
         tail = WINDOW_END_WIDTHS if isinstance(self.head, ScoreHead) and self.head.has_original_score else math.inf
         path = (self.path[0], self.path[-1]) if self.continuous and len(self.path) > 1 else self.path
-        carried = follow(scores, x, path[::-1] if up else path, tol, self.data_std, tail, self.accuracy.max_evaluations)
+        carried = follow(
+            scores, x, path[::-1] if up else path, tol, self.data_std, tail, self.accuracy.max_evaluations,
+            solve if self._usable() else None,
+        )  # fmt: skip
         self.unconverged += int((~carried.converged).sum())
         return carried
 
@@ -387,6 +448,19 @@ class Conditionals:
 
     def _chunks(self) -> list[slice]:
         return [slice(start, start + CONDITIONALS_AT_A_TIME) for start in range(0, len(self), CONDITIONALS_AT_A_TIME)]
+
+
+def compiled_scores(head: Head) -> ScoreLevels | None:
+    """Return the scores of a head in C, or ``None`` if the head or this machine has none."""
+    if isinstance(head, LocatedHead):
+        return compiled_scores(head.inner)
+    if not isinstance(head, ScoreHead) or not head.has_original_score or any("score" in name for name in vars(head)):
+        return None
+    readable = all(
+        type(t) is nn.Parameter and t.device.type == "cpu" and t.dtype in (torch.float32, torch.float64)
+        for t in head.parameters()
+    )
+    return head.native_levels() if readable and not torch.compiler.is_compiling() and _native.available() else None
 
 
 def _without_autocast(device_type: str) -> AbstractContextManager[object]:

@@ -29,6 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from arcsm._native import Step
+
 #: ``score(x, sigma)`` maps values ``(n,)`` to scores and derivatives, ``(n,)`` each; it may leave out the latter.
 LevelScore = Callable[[Tensor, float], tuple[Tensor, Tensor | None]]
 
@@ -54,14 +56,8 @@ class Carried(NamedTuple):
     derivative: Tensor  # the same
 
 
-class _Step(NamedTuple):
-    """A noise level, and the weights that lead to it."""
-
-    sigma: float
-    speed: float  # of sigma^2 / 2 by t
-    predictor: tuple[float, ...]  # of the velocities before, from the last point; empty at the start
-    corrector: tuple[float, ...]  # of the velocities up to this level
-    from_start: bool  # whether the corrector leads from the first point, rather than the last one
+#: ``solve(rows, y, steps, rounding)`` carries points ``y (n,)`` of the conditionals ``rows (n,)``; see :func:`_solve`.
+Solver = Callable[[Tensor, Tensor, Sequence[Step], float], tuple[Carried, Tensor]]
 
 
 def follow(
@@ -72,6 +68,7 @@ def follow(
     data_std: float = 1.0,
     tail: float = math.inf,
     max_evaluations: int = 512,
+    solver: Solver | None = None,
 ) -> Carried:
     """Carry points from the first noise level of a path to the last one, up or down.
 
@@ -84,6 +81,7 @@ def follow(
         tail: Distance from zero, in widths of the base Gaussian, beyond which the conditionals equal it.
         max_evaluations: Largest number of evaluations for one point and attempt. Points that need more have not
             converged.
+        solver: Takes the steps in place of torch.
     """
     first, last = (math.hypot(sigma, data_std) for sigma in (path[0], path[-1]))
     y = x / first
@@ -94,35 +92,45 @@ def follow(
     if len(path) < 2:
         s, ds = scores(torch.arange(len(x), device=x.device))(x, path[-1])
         return found._replace(x=x, near=x, score=s, derivative=torch.full_like(s, math.nan) if ds is None else ds)
-    tolerance = max(tolerance, _MIN_TOLERANCE * torch.finfo(x.dtype).eps)
-    schedules = _schedules(tuple(path), tolerance, _OFFSET * data_std, max_evaluations)
+    eps = torch.finfo(x.dtype).eps
+    tolerance, rounding = max(tolerance, _MIN_TOLERANCE * eps), _ROUNDING * eps
+    path, offset = tuple(path), _OFFSET * data_std
+    lengths = _lengths(path, tolerance, offset, max_evaluations)
     attempt = torch.where(y.abs() < tail, 0, -1)  # the next one of each point
-    for number, schedule in enumerate(schedules):
+    for number, length in enumerate(lengths):
         rows = (attempt == number).nonzero()[:, 0]
         if not len(rows):
             continue
-        part, error = _solve(scores(rows), y[rows], schedule, data_std)
+        schedule = _schedule(path, length, offset)
+        part, error = (
+            _solve(scores(rows), y[rows], schedule, data_std, rounding)
+            if solver is None
+            else solver(rows, y[rows], schedule, rounding)
+        )
+        error = error / _ESTIMATE
         for whole, values in zip(found, part, strict=True):
             whole[rows] = values
         found.converged[rows] = error <= tolerance
         shorter = torch.log(error / tolerance) / (_ORDER * math.log(_REFINEMENT))
         following = number + shorter.ceil().clamp(1, _MAX_REFINEMENTS)
-        following = following.clamp(max=max(number + 1, len(schedules) - 1))
+        following = following.clamp(max=max(number + 1, len(lengths) - 1))
         attempt[rows] = torch.where(error > tolerance, following, -1.0).long()
     return found._replace(x=found.x * last, log_slope=found.log_slope + math.log(last / first))
 
 
-def _solve(score: LevelScore, y: Tensor, schedule: Sequence[_Step], data_std: float) -> tuple[Carried, Tensor]:
-    """Take the steps of a schedule with points ``y (n,)``; return also the estimated errors in nats, ``(n,)``.
+def _solve(
+    score: LevelScore, y: Tensor, steps: Sequence[Step], data_std: float, rounding: float
+) -> tuple[Carried, Tensor]:
+    """Take steps with points ``y (n,)``, which stay in units of the widths of the base Gaussian.
 
-    Points and slopes stay in units of the widths of the base Gaussian.
+    Return also the sum of the distances between predicted and corrected points, as errors of a log density in nats.
+    Distances up to ``rounding``, relative to the points, do not count.
     """
     start, error = y, torch.zeros_like(y)
     log_slope = derivative = torch.full_like(y, math.nan)
-    rounding = _ROUNDING * torch.finfo(y.dtype).eps
     velocities: list[Tensor] = []
     rates: list[Tensor] = []
-    for step in schedule:
+    for step in steps:
         width = math.hypot(step.sigma, data_std)
         predicted = y + _weighted(step.predictor, velocities) if step.predictor else y
         near = predicted * width
@@ -137,7 +145,7 @@ def _solve(score: LevelScore, y: Tensor, schedule: Sequence[_Step], data_std: fl
             if step.corrector:
                 log_slope = (0.0 if step.from_start else log_slope) + _weighted(step.corrector, rates)
                 error = error + distance * rates[-1].abs() * (step.sigma**2 / step.speed)
-    return Carried(y, log_slope, error <= math.inf, near, s, derivative), error / _ESTIMATE
+    return Carried(y, log_slope, error <= math.inf, near, s, derivative), error
 
 
 def _weighted(weights: tuple[float, ...], values: Sequence[Tensor]) -> Tensor:
@@ -148,30 +156,31 @@ def _weighted(weights: tuple[float, ...], values: Sequence[Tensor]) -> Tensor:
     return total
 
 
-@functools.lru_cache(maxsize=64)
-def _schedules(
-    path: tuple[float, ...], tolerance: float, offset: float, max_evaluations: int
-) -> tuple[tuple[_Step, ...], ...]:
-    """Return the schedules to try, from the one with the longest steps on, at least one."""
+def _lengths(path: tuple[float, ...], tolerance: float, offset: float, max_evaluations: int) -> list[float]:
+    """Return the lengths of steps to try: that of one attempt at least, and no more steps than evaluations."""
     length = min(_STEP * (tolerance / _STEP_TOLERANCE) ** (1.0 / _ORDER), _LONGEST_STEP)
-    found = [_schedule(path, length, offset)]
-    while True:
+    lengths = [length]
+    while sum(_counts(path, length / _REFINEMENT, offset)) + 2 <= max_evaluations:
         length /= _REFINEMENT
-        finer = _schedule(path, length, offset)
-        if len(finer) > max_evaluations:
-            return tuple(found)
-        found.append(finer)
+        lengths.append(length)
+    return lengths
 
 
-def _schedule(path: tuple[float, ...], length: float, offset: float) -> tuple[_Step, ...]:
+def _counts(path: tuple[float, ...], length: float, offset: float) -> list[int]:
+    """Return the number of steps from each noise level to the next."""
+    places = [math.log(sigma + offset) for sigma in path]
+    return [math.ceil(abs(high - low) / length - 1e-9) for low, high in itertools.pairwise(places)]
+
+
+@functools.lru_cache(maxsize=256)
+def _schedule(path: tuple[float, ...], length: float, offset: float) -> tuple[Step, ...]:
     """Return steps that visit all noise levels of a path, and none of which is longer than ``length`` in t.
 
     The first step has no history and thus a low order, so it is halved, if the path leaves room for that.
     """
     places = [math.log(sigma + offset) for sigma in path]
     times = [places[0]]
-    for low, high in itertools.pairwise(places):
-        count = math.ceil(abs(high - low) / length - 1e-9)
+    for low, high, count in zip(places, places[1:], _counts(path, length, offset), strict=False):
         between = [low + (high - low) * i / count for i in range(1, count)]
         if len(times) == 1 and count > 1:
             between.insert(0, 0.5 * (low + between[0]))
@@ -179,7 +188,7 @@ def _schedule(path: tuple[float, ...], length: float, offset: float) -> tuple[_S
     sigmas = [math.exp(t) - offset for t in times]
     sigmas[0], sigmas[-1] = path[0], path[-1]
     return tuple(
-        _Step(
+        Step(
             sigma,
             sigma * (sigma + offset),
             _weights(times[max(0, i - _ORDER) : i], times[i - 1], t) if i else (),

@@ -20,8 +20,9 @@ class LocatedConditionals(Conditionals):
         assert isinstance(self.head, LocatedHead)
         projection = self.projection[:, :-2].contiguous()
         return Conditionals(
-            self.head.inner, projection, self.path, self.method, self.accuracy, self.continuous, cache=self.cache
-        )
+            self.head.inner, projection, self.path, self.method, self.accuracy, self.continuous,
+            cache=self.cache, compiled=self.compiled,
+        )  # fmt: skip
 
     @property
     def _base(self) -> Located:

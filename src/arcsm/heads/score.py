@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from arcsm._native import LevelConstants, ScoreLevels
 from arcsm._runtime.memory import Workspace
 from arcsm._runtime.sizes import check_layers, check_size, whole_numbers
 from arcsm.fourier_features import fourier_frequencies
@@ -334,6 +335,27 @@ class ScoreHead(Head):
             return super().prepare_score_and_derivative(sigma, workspace)
         level, workspace = self._level(sigma, self.output.weight), workspace or Workspace()
         return torch.no_grad()(lambda projection, x: self._forward(level, projection, x, True, workspace))
+
+    def native_levels(self) -> ScoreLevels:
+        """Return the score in C and in single precision, for noise levels and a head with its original score."""
+
+        def constants(sigma: float) -> LevelConstants:
+            level = self._level(sigma, self.output.weight)
+            start = level.window_start.item()
+            return LevelConstants(
+                width=level.width.item(),
+                envelope_width=level.envelope_width.item(),
+                window_start=start,
+                window_end=start * WINDOW_END_WIDTHS / WINDOW_FLAT_WIDTHS,
+                output_bias=level.output_bias.item(),
+                bias=level.noise_projection,
+                weight=torch.cat([level.fourier_weight.T, level.value_weight[:, None]], 1),
+                output_weight=level.output_weight,
+            )
+
+        return ScoreLevels(
+            self.frequencies, self.layers()[1:], self.hidden_features[0], self.residual, torch.no_grad()(constants)
+        )
 
 
 #: Methods that determine the score. Prepared and fused passes bypass some of them, so a subclass that overrides any is

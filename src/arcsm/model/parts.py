@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arcsm.conditionals import Accuracy, Conditionals, EvaluationCache, choose_method
+from arcsm.conditionals import Accuracy, Conditionals, EvaluationCache, choose_method, compiled_scores
 from arcsm.conditionals.located import conditionals_class
 from arcsm.conditionals.traversal import ConditionalsBuilder
 from arcsm.heads import CategoricalHead, Head, LocatedHead
@@ -121,12 +121,15 @@ class ModelParts(Standardised):
         continuous = self.noise is not None and self.noise.continuous and steps is None
         heads = [one for one, _ in self.head.parts(self.features)]
         methods = {one: "closed_form" if one.discrete else choose_method(one, path, method) for one in heads}
+        compiled = {one: None if methods[one] == "closed_form" else compiled_scores(one) for one in heads}
         caches = dict.fromkeys(heads, cache) if len(heads) == 1 else {one: cache and EvaluationCache() for one in heads}
 
         def build(projection: Tensor, head: Head | None = None) -> Conditionals:
             one = self.head if head is None else head
             its_path, its_cache = () if one.discrete else path, caches[one] or EvaluationCache()
             kind = conditionals_class(one)
-            return kind(one, projection, its_path, methods[one], accuracy, continuous, cache=its_cache)
+            return kind(
+                one, projection, its_path, methods[one], accuracy, continuous, cache=its_cache, compiled=compiled[one]
+            )
 
         return build
