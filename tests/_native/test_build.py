@@ -156,8 +156,10 @@ def test_a_library_without_a_function_is_an_error(tmp_path: Path, monkeypatch: p
         "latent_chain_forward",
         "latent_chain_backward",
         "latent_chain_moments",
-        "score_at_level",
-        "follow_flow",
+        "score_levels_at_points",
+        "score_levels_follow",
+        "piecewise_integrate",
+        "piecewise_errors",
     ],
 )
 def test_the_numbers_of_every_function_are_verified(broken: str) -> None:
@@ -200,6 +202,12 @@ for dtype in (torch.float64, torch.float32):  # double precision runs in torch
     leaves = [t.to(dtype).requires_grad_() for t in inputs]
     u = autoregressive_map(*leaves)
     result[dtype == torch.float32] += (u, *torch.autograd.grad(u.square().sum(), leaves))
+from arcsm.conditionals.conditionals import Accuracy, Conditionals, compiled_scores
+with torch.no_grad():
+    for number, scores in enumerate((None, compiled_scores(head))):
+        projection = head.project(context)
+        conditionals = Conditionals(head, projection, (3.0, 0.1), "flow", Accuracy(1e-3), True, compiled=scores)
+        result[number] += (conditionals.score(x, 0.3), conditionals.carry(x, 1e-3, up=True).x)
 for in_torch, ours in zip(*result, strict=True):
     in_torch = in_torch.to(ours)
     torch.testing.assert_close(ours, in_torch, rtol=1e-4, atol=1e-4 * in_torch.abs().max().item())

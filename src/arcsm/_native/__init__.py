@@ -2,17 +2,21 @@
 
 ``score_matching.c`` keeps the hidden layers of a tile of points in a core's own cache from the first product to the
 last gradient, which a general compiler of tensor programs cannot do. ``score_levels.c`` does the same from one noise
-level to the next, for densities and samples. ``latent_chain.c`` computes autoregressive latents without a call between
-them. All are optional: without a C compiler the same results come from torch, more slowly.
+level to the next, for densities and samples, and ``piecewise.c`` integrates the densities. ``latent_chain.c`` computes
+autoregressive latents without a call between them. All are optional: without a C compiler the same results come from
+torch, more slowly.
 """
 
 from arcsm._native.build import CompilationError, available, library
+from arcsm._native.interface import Indicators, Rule
 from arcsm._native.latent_chain import LatentChain, latent_chain_backward, latent_chain_forward, latent_chain_moments
 from arcsm._native.memory import supports
+from arcsm._native.piecewise import piecewise_errors, piecewise_integrate, readable
 from arcsm._native.score_levels import LevelConstants, ScoreLevels, Step
 from arcsm._native.score_matching import score_matching_forward_backward
 
 __all__ = [
-    "CompilationError", "LatentChain", "LevelConstants", "ScoreLevels", "Step", "available", "latent_chain_backward",
-    "latent_chain_forward", "latent_chain_moments", "library", "score_matching_forward_backward", "supports",
+    "CompilationError", "Indicators", "LatentChain", "LevelConstants", "Rule", "ScoreLevels", "Step", "available",
+    "latent_chain_backward", "latent_chain_forward", "latent_chain_moments", "library", "piecewise_errors",
+    "piecewise_integrate", "readable", "score_matching_forward_backward", "supports",
 ]  # fmt: skip

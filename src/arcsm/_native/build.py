@@ -21,7 +21,7 @@ from arcsm._native.verification import first_wrong_result
 from arcsm.errors import warn
 
 _COMPILERS = ("cc", "gcc", "clang")
-_SOURCES, _HEADERS = ("score_matching.c", "latent_chain.c", "score_levels.c"), ("kernels.h",)
+_SOURCES, _HEADERS = ("score_matching.c", "latent_chain.c", "score_levels.c", "piecewise.c"), ("kernels.h",)
 _FLAGS = (
     "-O3", "-std=gnu11", "-fPIC", "-shared",
     # the last flag wins: with those that these undo, in CC, results are wrong or the library cannot be loaded

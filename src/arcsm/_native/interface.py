@@ -55,6 +55,33 @@ class Level(ctypes.Structure):
     )
 
 
+class Rule(ctypes.Structure):
+    """``rule`` of piecewise.c."""
+
+    _fields_ = (
+        ("points", ctypes.c_double * 5),
+        ("weights", ctypes.c_double * 5),
+        ("end", ctypes.c_double),
+        ("coarse_inner", ctypes.c_double),
+        ("coarse_end", ctypes.c_double),
+        ("max_exponent", ctypes.c_double),
+        ("tiny", ctypes.c_double),
+        ("least_ratio", ctypes.c_double),
+    )
+
+
+class Indicators(ctypes.Structure):
+    """``indicators`` of piecewise.c."""
+
+    _fields_ = (
+        ("calibration", ctypes.c_double),
+        ("least_calibration", ctypes.c_double),
+        ("max_grading", ctypes.c_double),
+        ("small_rise", ctypes.c_double),
+        ("tiny", ctypes.c_double),
+    )
+
+
 def declare(code: ctypes.CDLL) -> None:
     """Set the types of the results of all functions; a function that the library lacks is an ``AttributeError``."""
     code.score_matching_forward_backward.restype, code.vector_step.restype = ctypes.c_double, ctypes.c_long
@@ -62,8 +89,10 @@ def declare(code: ctypes.CDLL) -> None:
         code.latent_chain_forward,
         code.latent_chain_backward,
         code.latent_chain_moments,
-        code.score_at_level,
-        code.follow_flow,
+        code.score_levels_at_points,
+        code.score_levels_follow,
+        code.piecewise_integrate,
+        code.piecewise_errors,
     ):
         function.restype = None
     workspaces = code.score_matching_workspace_bytes, code.latent_chain_workspace_bytes

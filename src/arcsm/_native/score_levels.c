@@ -49,7 +49,7 @@ static long widest(const network *n)
     return most;
 }
 
-/* Points, scores and derivatives of a tile, and what the flow remembers: see follow_flow. */
+/* Points, scores and derivatives of a tile, and what the flow remembers: see score_levels_follow. */
 enum {
     X,
     SCORE,
@@ -193,8 +193,8 @@ static void store_points(const vec *from, long next, long count, float *to)
 }
 
 /* Writes scores and derivatives at `points` values of each of `count` conditionals, (count, points) each. */
-void score_at_level(const network *n, const level *l, long tile, long count, long points, const float *projection,
-                    const float *x, float *score, float *derivative, void *space)
+void score_levels_at_points(const network *n, const level *l, long tile, long count, long points,
+                            const float *projection, const float *x, float *score, float *derivative, void *space)
 {
     const long half = tile / LANES, units = n->units[0];
     const workspace w = lay_out(n, tile, space);
@@ -231,8 +231,8 @@ INLINE vec weighted(workspace w, long half, long first, const float *weight, lon
  * of `next` numbers: the points there; the log slopes of the map; the sum of the distances between predicted and
  * corrected points, weighted as errors of log densities are; and points nearby, with their scores and derivatives at the
  * last level. */
-void follow_flow(const network *n, const level *levels, long number, long tile, long count, const float *projection,
-                 const float *y, float rounding, float *out, long next, void *space)
+void score_levels_follow(const network *n, const level *levels, long number, long tile, long count,
+                         const float *projection, const float *y, float rounding, float *out, long next, void *space)
 {
     static const long rows[] = {POINT, LOG_SLOPE, ERROR, NEAR, SCORE, DERIVATIVE};
     const long half = tile / LANES, units = n->units[0];

@@ -94,7 +94,7 @@ class ScoreLevels:
 
         def run(number: int) -> None:
             rows = parts[number]
-            library().score_at_level(
+            library().score_levels_at_points(
                 ctypes.byref(network), ctypes.byref(level), tile, ctypes.c_long(rows.stop - rows.start),
                 ctypes.c_long(points), address(projection[rows]), address(x[rows]),
                 address(scores[rows]), address(slopes[rows]), address(workspaces[number]),
@@ -119,7 +119,7 @@ class ScoreLevels:
 
         def run(number: int) -> None:
             rows = parts[number]
-            library().follow_flow(
+            library().score_levels_follow(
                 ctypes.byref(network), levels, ctypes.c_long(len(steps)), tile, ctypes.c_long(rows.stop - rows.start),
                 address(projection[rows]), address(y[rows]), ctypes.c_float(rounding), address(out[:, rows]),
                 ctypes.c_long(len(y)), address(workspaces[number]),

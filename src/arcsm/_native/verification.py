@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arcsm._native.interface import Level, Network, Shape
+from arcsm._native.interface import Indicators, Level, Network, Rule, Shape
 
 Array = NDArray[Any]
 
@@ -104,7 +104,7 @@ def _are_score_levels_right(code: ctypes.CDLL) -> bool:
     tile = ctypes.c_long(int(code.vector_step()))
     workspace = _Memory(code, code.score_levels_workspace_bytes(ctypes.byref(network), tile))
     found = np.zeros((6, points), np.float32)
-    code.follow_flow(
+    code.score_levels_follow(
         ctypes.byref(network), (Level * 2)(first, second), ctypes.c_long(2), tile, ctypes.c_long(points),
         _address(projection), _address(y), ctypes.c_float(0.0), _address(found), ctypes.c_long(points),
         workspace.address,
@@ -124,7 +124,7 @@ def _are_score_levels_right(code: ctypes.CDLL) -> bool:
     error = np.abs(point - near) * (1.0 + np.abs(rates[1]) * second.noise**2 / second.speed) * second.width / 0.4
     expected = np.stack([point, log_slope, error, near * second.width, s, ds])
     scores, slopes = np.zeros((points, 1), np.float32), np.zeros((points, 1), np.float32)
-    code.score_at_level(
+    code.score_levels_at_points(
         ctypes.byref(network), ctypes.byref(first), tile, ctypes.c_long(points), ctypes.c_long(1),
         *map(_address, (projection, y, scores, slopes)), workspace.address,
     )  # fmt: skip
@@ -152,6 +152,58 @@ def _score(
     t = np.clip((np.abs(x) - level.window_start) / span, 0.0, 1.0)
     window, by_x = 1.0 - t**3 * (10.0 - 15.0 * t + 6.0 * t**2), -30.0 * (t * (1.0 - t)) ** 2 / span * np.sign(x)
     return window * correction - x * level.precision, window * slope + by_x * correction - level.precision
+
+
+def _is_piecewise_right(code: ctypes.CDLL) -> bool:
+    """Check densities exp(-x^4 / 4), whose scores the quintics between these nodes reproduce up to their curvature."""
+    x = np.array([[-2.0, -0.9, 0.1, 1.2, 2.5], [-1.5, -0.4, 0.3, 0.9, 2.0]])
+    s, ds = -(x**3), -3.0 * x**2
+    half, inner = math.sqrt(2.0 / 3.0), math.sqrt(0.2)
+    points = tuple(0.5 + 0.5 * p for p in (-half, -inner, 0.0, inner, half))
+    weights = tuple(w / 2940.0 for w in (432.0, 625.0, 672.0, 625.0, 432.0))
+    rule = Rule(points, weights, 77.0 / 2940.0, 5.0 / 12.0, 1.0 / 12.0, 60.0, 1e-300, 1e-3)
+    dds, energy, cells, of_rule = np.zeros_like(x), np.zeros_like(x), np.zeros((2, 4)), np.zeros((2, 4))
+    sizes = ctypes.c_long(2), ctypes.c_long(5)
+    code.piecewise_integrate(*sizes, ctypes.byref(rule), *map(_address, (x, s, ds, dds, energy, cells, of_rule)))
+    exact = -(x**4) / 4.0
+    inside = dds[:, 1:-1] + 6.0 * x[:, 1:-1]  # cubics are exact between inner nodes
+    shape = np.exp(energy.max(1) - (energy - exact + exact.max(1, keepdims=True)).max(1))
+    tails, log_mass = np.array([[0.1, 0.2], [0.3, 0.1]]), np.log(cells.sum(1) + 0.3)
+    anchor, errors, workspace = np.array([0.0, 1.9]), np.zeros((2, 4)), np.zeros(24)
+    indicators = Indicators(1.0, 0.1, 32.0, 1.0, 1e-300)
+    arrays = x, s, ds, dds, energy, cells, tails, log_mass, of_rule, anchor, errors, workspace
+    code.piecewise_errors(*sizes, ctypes.byref(indicators), *map(_address, arrays))
+    expected = [_piecewise_errors(*row) for row in zip(*arrays[:10], strict=True)]
+    fine = x[:, :-1, None] + np.diff(x)[..., None] * (np.arange(1000) + 0.5) / 1000.0
+    masses = np.diff(x) * np.exp(-(fine**4) / 4.0 - exact.max(1)[:, None, None]).mean(-1)
+    pairs = (inside, np.zeros_like(inside)), (shape, np.ones(2)), (cells, masses), (errors, np.array(expected))
+    return all(np.allclose(ours, its, 2e-2, 2e-2) for ours, its in pairs[:3]) and np.allclose(*pairs[3], 1e-9, 1e-12)
+
+
+def _piecewise_errors(
+    x: Array, s: Array, ds: Array, dds: Array, energy: Array, cells: Array, tails: Array, log_mass: float,
+    inside: Array, anchor: float,
+) -> Array:  # fmt: skip
+    """Return the errors of one density by the formulas of quadrature.py."""
+    width, rise, slopes = np.diff(x), np.diff(s), np.diff(x) * 0.5 * (ds[:-1] + ds[1:])
+    size = np.abs(rise) + width * 0.5 * (np.abs(ds[:-1]) + np.abs(ds[1:]))
+    relative = np.minimum(np.abs(rise - slopes) / size, 1.0)
+    by_curvature = np.abs(width**2 * (0.5 * width * (dds[:-1] + dds[1:]) - np.diff(ds)) / 60.0)
+    raw = (0.3 * width * np.abs(rise - slopes) * relative + by_curvature) * np.clip(relative, 0.1, 1.0)
+    near = np.minimum(2.0 * relative, 1.0)
+    raw = np.maximum(raw, 0.5 * np.maximum(width * rise - 1.0, 0.0) * near**2)
+    steps, ratio = raw.copy(), (width[1:] / width[:-1]) ** 5
+    steps[1:] = np.maximum(steps[1:], raw[:-1] * np.minimum(ratio, 32.0))
+    steps[:-1] = np.maximum(steps[:-1], raw[1:] / np.maximum(ratio, 1.0 / 32.0))
+    reference = int(np.abs(x - anchor).argmin())
+    total = np.concatenate([[0.0], steps.cumsum()])
+    total = np.abs(total - total[reference])
+    bound = np.concatenate([total[:1], np.maximum(total[:-1], total[1:]), total[-1:]])
+    masses = np.concatenate([tails[:1], cells, tails[1:]])
+    rest, favoured = np.log((masses * np.exp(-bound)).sum()), masses * np.exp(bound)
+    beyond = [favoured[: j + 1].sum() if j + 1 <= reference else favoured[j + 2 :].sum() for j in range(len(cells))]
+    outer = 1.0 / (1.0 + np.exp(rest) / np.array(beyond))
+    return np.asarray(inside + cells / np.exp(log_mass) * np.minimum(steps, 1.0) + steps * outer)
 
 
 def _latents(fixed: Array, noise: Array, *weights: Array) -> Array:
@@ -212,4 +264,5 @@ _CHECKS = {
     "score_matching": _is_score_matching_right,
     "latent_chain": _is_latent_chain_right,
     "score_levels": _are_score_levels_right,
+    "piecewise": _is_piecewise_right,
 }

@@ -170,7 +170,7 @@ class Conditionals:
     def score(self, x: Tensor, sigma: float | None) -> Tensor:
         """Return the score at ``x (*, N)``, without gradients."""
         if sigma is not None and (compiled := self._usable()):
-            return compiled.score(self._projection, x.to(self.dtype).T, sigma).T
+            return compiled.score(self._projection, x.to(self.dtype).movedim(-1, 0), sigma).movedim(0, -1)
         with _without_autocast(x.device.type):
             scores = self.cache.scores
             if sigma not in scores:

@@ -24,6 +24,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from arcsm._native import Rule
+
 _ALPHA, _BETA = math.sqrt(2.0 / 3.0), math.sqrt(0.2)
 #: Interior points on [0, 1] of the Lobatto-Kronrod rule. With the ends, its degree is 9.
 _POINTS = tuple(0.5 + 0.5 * p for p in (-_ALPHA, -_BETA, 0.0, _BETA, _ALPHA))
@@ -313,6 +315,11 @@ def cell_masses(energy: Tensor, width: Tensor, polynomial: tuple[Tensor, ...]) -
     gap = (mass - coarse).abs()
     # the gap estimates the error of degree 5; scale it to degree 9 as in QUADPACK
     return width * mass, width * gap * (gap / mass.clamp(min=_TINY)).clamp(max=1.0).sqrt()
+
+
+def rule() -> Rule:
+    """Return the constants of the integration for C."""
+    return Rule(_POINTS, _KRONROD, _KRONROD_END, _LOBATTO_INNER, _LOBATTO_END, _MAX_EXPONENT, _TINY, _MIN_WIDTH_RATIO)
 
 
 def tail_mass(energy: Tensor, slope: Tensor, ds: Tensor, distance: Tensor | float = 0.0) -> Tensor:

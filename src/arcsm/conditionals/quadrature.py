@@ -10,7 +10,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from arcsm.conditionals.piecewise import PiecewiseDensity, cell_masses, polynomial_of, second_derivative, tail_mass
+from arcsm import _native
+from arcsm._native import Indicators
+from arcsm.conditionals.piecewise import (
+    PiecewiseDensity,
+    cell_masses,
+    polynomial_of,
+    rule,
+    second_derivative,
+    tail_mass,
+)
 
 #: ``score(x, rows)`` maps values ``(n, K)`` of the conditionals ``rows (n,)`` to score and derivative, ``(n, K)``.
 ScoreFunction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -173,12 +182,15 @@ def _assess(
 ) -> tuple[PiecewiseDensity, Tensor, Tensor]:
     """Return the densities, the error inside each cell and each cell's total contribution, ``(N, K - 1)`` each."""
     x, s, ds = x.double(), s.double(), ds.double()
-    width = x.diff(dim=1)
-    dds = second_derivative(width, s, ds)
-    polynomial = polynomial_of(width, *((f[:, :-1], f[:, 1:]) for f in (s, ds, dds)))
-    energy = torch.cat([torch.zeros_like(x[:, :1]), torch.as_tensor(sum(polynomial)).cumsum(1)], 1)
-    energy = energy - energy.detach().amax(1, keepdim=True)
-    cells, rule_errors = cell_masses(energy, width, polynomial)
+    if _native.readable(x, s, ds) and _native.available():
+        dds, energy, cells, rule_errors = _native.piecewise_integrate(rule(), x, s, ds)
+    else:
+        width = x.diff(dim=1)
+        dds = second_derivative(width, s, ds)
+        polynomial = polynomial_of(width, *((f[:, :-1], f[:, 1:]) for f in (s, ds, dds)))
+        energy = torch.cat([torch.zeros_like(x[:, :1]), torch.as_tensor(sum(polynomial)).cumsum(1)], 1)
+        energy = energy - energy.detach().amax(1, keepdim=True)
+        cells, rule_errors = cell_masses(energy, width, polynomial)
     outer = slice(None, None, x.shape[1] - 1)  # the first node and the last
     tails = tail_mass(energy[:, outer], torch.stack([-s[:, 0], s[:, -1]], 1), ds[:, outer])
     log_mass = torch.log(cells.sum(1) + tails.sum(1))
@@ -196,6 +208,12 @@ def _assess(
 
 def _errors(density: PiecewiseDensity, cell_errors: Tensor, anchor: Tensor | None, calibration: float) -> Tensor:
     """Return each cell's contribution to the error, ``(N, K - 1)``: the error inside, and the shift by its step."""
+    at_nodes = [density.x, density.s, density.ds, density.dds, density.energy]
+    if _native.readable(*at_nodes, cell_errors) and _native.available():
+        return _native.piecewise_errors(
+            Indicators(calibration, CALIBRATION, _MAX_GRADING, _SMALL_RISE, 1e-300), at_nodes, density.cells,
+            density.tails, density.log_mass, cell_errors, None if anchor is None else anchor.to(density.x),
+        )  # fmt: skip
     share = density.cells / torch.exp(density.log_mass)[:, None]
     steps = step_errors(density.x.diff(dim=1), density.s, density.ds, density.dds, calibration)
     outer = _outer_share(density.x, density.energy, density.cells, density.tails, steps, anchor)

@@ -1,0 +1,84 @@
+"""Bindings of ``piecewise.c``: integrals of piecewise densities, and their estimated errors."""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from arcsm._native.build import library
+from arcsm._native.interface import Indicators, Rule
+from arcsm._native.memory import address, on_threads, share_rows
+
+_MIN_ROWS_PER_THREAD = 256
+
+
+def readable(*tensors: Tensor) -> bool:
+    """Return whether C can read the tensors: plain ones in double precision on a processor, without gradients."""
+    plain = all(type(t) is Tensor and t.device.type == "cpu" and t.dtype == torch.float64 for t in tensors)
+    in_transform = torch.compiler.is_compiling() or torch._C._functorch.get_interpreter_stack()
+    return plain and not torch.is_grad_enabled() and not in_transform
+
+
+def piecewise_integrate(rule: Rule, x: Tensor, s: Tensor, ds: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return second derivatives and energies at nodes ``(N, K)``, and masses of cells and their errors ``(N, K - 1)``.
+
+    Arguments:
+        rule: The constants of :mod:`arcsm.conditionals.piecewise`.
+        x, s, ds: Nodes, scores and their derivatives, ``(N, K)``.
+    """
+    if not x.ndim == 2 or not x.shape == s.shape == ds.shape or x.shape[1] < 2:
+        raise ValueError(f"piecewise: shapes do not match: {tuple(x.shape)}, {tuple(s.shape)}, {tuple(ds.shape)}")
+    inputs = [t.contiguous() for t in (x, s, ds)]
+    at_nodes = [torch.empty_like(inputs[0]) for _ in range(2)]
+    of_cells = [x.new_empty(len(x), x.shape[1] - 1) for _ in range(2)]
+    parts = share_rows(len(x), _MIN_ROWS_PER_THREAD)
+
+    def run(number: int) -> None:
+        rows = parts[number]
+        library().piecewise_integrate(
+            ctypes.c_long(rows.stop - rows.start), ctypes.c_long(x.shape[1]), ctypes.byref(rule),
+            *(address(t[rows]) for t in (*inputs, *at_nodes, *of_cells)),
+        )  # fmt: skip
+
+    if len(x):
+        on_threads(run, len(parts))
+    return at_nodes[0], at_nodes[1], of_cells[0], of_cells[1]
+
+
+def piecewise_errors(
+    indicators: Indicators, at_nodes: list[Tensor], cells: Tensor, tails: Tensor, log_mass: Tensor, inside: Tensor,
+    anchor: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """Return each cell's contribution to the error, ``(N, K - 1)``.
+
+    Arguments:
+        indicators: The constants of :mod:`arcsm.conditionals.quadrature`.
+        at_nodes: Nodes, scores, their first and second derivatives, and energies, ``(N, K)`` each.
+        cells: Masses of the cells, ``(N, K - 1)``.
+        tails: Masses of both tails, ``(N, 2)``.
+        log_mass: Logarithms of the whole masses, ``(N,)``.
+        inside: Errors inside the cells, ``(N, K - 1)``.
+        anchor: Points that errors are seen from, ``(N,)``, or the modes.
+    """
+    rows, nodes = at_nodes[0].shape
+    sizes = [*((rows, nodes) for _ in range(5)), (rows, nodes - 1), (rows, 2), (rows,), (rows, nodes - 1)]
+    inputs = [*at_nodes, cells, tails, log_mass, inside]
+    if [tuple(t.shape) for t in inputs] != sizes or (anchor is not None and anchor.shape != (rows,)):
+        raise ValueError(f"piecewise: shapes do not match: {', '.join(str(tuple(t.shape)) for t in inputs)}")
+    inputs = [t.contiguous() for t in inputs]
+    anchor = None if anchor is None else anchor.contiguous()
+    errors = torch.empty_like(inputs[5])
+    parts = share_rows(rows, _MIN_ROWS_PER_THREAD)
+    workspaces = [cells.new_empty(4 * (nodes + 1)) for _ in parts]
+
+    def run(number: int) -> None:
+        part = parts[number]
+        library().piecewise_errors(
+            ctypes.c_long(part.stop - part.start), ctypes.c_long(nodes), ctypes.byref(indicators),
+            *(address(t[part]) for t in inputs), None if anchor is None else address(anchor[part]),
+            address(errors[part]), address(workspaces[number]),
+        )  # fmt: skip
+
+    if rows:
+        on_threads(run, len(parts))
+    return errors

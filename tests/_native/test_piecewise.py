@@ -1,0 +1,130 @@
+"""Integrals of piecewise densities in C, against the same formulas in torch."""
+
+import math
+import shutil
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from arcsm import _native
+from arcsm._native import Indicators
+from arcsm.conditionals.piecewise import rule
+from arcsm.conditionals.quadrature import CALIBRATION, _assess, _errors, integrate
+
+COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler, and none is on the path")
+
+FLOAT64 = torch.float64
+ROWS = 600
+
+
+@pytest.fixture
+def in_torch(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return the function from which on C is not used."""
+    return lambda: monkeypatch.setattr(_native, "readable", lambda *_: False)
+
+
+def modes(rows: int = ROWS) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return the scores of mixtures of two Gaussians."""
+    generator = torch.Generator().manual_seed(0)
+    means, sd = torch.randn(2, rows, 2, generator=generator, dtype=FLOAT64)
+    means, sd = 3.0 * means, 0.3 + sd.abs()
+
+    def score(x: Tensor, of: Tensor) -> tuple[Tensor, Tensor]:
+        z = (x[..., None] - means[of, None]) / sd[of, None]
+        share = torch.softmax(-0.5 * z.square() - sd[of, None].log(), -1)
+        slopes = -z / sd[of, None]
+        s = (share * slopes).sum(-1)
+        return s, (share * ((slopes - s[..., None]).square() - sd[of, None] ** -2)).sum(-1)
+
+    return score
+
+
+def nodes(count: int = 12, rows: int = ROWS) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    grid = torch.linspace(-8.0, 8.0, count, dtype=FLOAT64)
+    x = grid + (0.8 * 16.0 / count) * (torch.rand(rows, count, generator=generator, dtype=FLOAT64) - 0.5)
+    x[::7, -1] = x[::7, -2]  # a cell of no width
+    s, ds = modes(rows)(x, torch.arange(rows))
+    return x, s, ds
+
+
+@pytest.mark.parametrize("count", [2, 3, 12, 40])
+@pytest.mark.parametrize("with_anchor", [False, True])
+@torch.no_grad()
+def test_integrals_and_errors_are_those_of_torch(in_torch: Callable[[], None], count: int, with_anchor: bool) -> None:
+    x, s, ds = nodes(count)
+    anchor = x[:, count // 2] + 0.1 if with_anchor else None
+    ours, cell_errors, errors = _assess(x, s, ds, anchor, 1e-3, 0, 0.1)
+    likely = _errors(ours, cell_errors, anchor, CALIBRATION)
+    in_torch()
+    expected, expected_cells, expected_errors = _assess(x, s, ds, anchor, 1e-3, 0, 0.1)
+    for name in ("dds", "energy", "cells", "tails", "log_mass", "error"):
+        torch.testing.assert_close(
+            getattr(ours, name),
+            getattr(expected, name),
+            rtol=1e-9,
+            atol=1e-12,
+            equal_nan=True,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
+    assert torch.equal(ours.converged, expected.converged)
+    torch.testing.assert_close(cell_errors, expected_cells, rtol=1e-7, atol=1e-12, equal_nan=True)
+    torch.testing.assert_close(errors, expected_errors, rtol=1e-7, atol=1e-12, equal_nan=True)
+    torch.testing.assert_close(
+        likely, _errors(expected, expected_cells, anchor, CALIBRATION), rtol=1e-7, atol=1e-12, equal_nan=True
+    )
+
+
+@torch.no_grad()
+def test_densities_are_integrated_by_the_same_evaluations(in_torch: Callable[[], None]) -> None:
+    grid = torch.linspace(-40.0, 40.0, 17, dtype=FLOAT64).expand(ROWS, -1)
+    ours = integrate(modes(), grid, torch.zeros(ROWS), tol=1e-6, max_evaluations=1024)
+    in_torch()
+    expected = integrate(modes(), grid, torch.zeros(ROWS), tol=1e-6, max_evaluations=1024)
+    assert torch.equal(ours.evaluations, expected.evaluations)
+    torch.testing.assert_close(ours.log_mass, expected.log_mass, rtol=1e-10, atol=1e-10)
+    assert bool(ours.converged.all())
+
+
+@torch.no_grad()
+def test_rows_that_are_no_numbers_concern_no_others(in_torch: Callable[[], None]) -> None:
+    x, s, ds = nodes()
+    s[3, 2], ds[9, 0], s[20] = math.nan, math.inf, math.nan
+    ours, _, errors = _assess(x, s, ds, None, 1e-3)
+    in_torch()
+    expected, _, expected_errors = _assess(x, s, ds, None, 1e-3)
+    whole = expected.log_mass.isfinite()
+    assert whole.sum() == ROWS - 3
+    assert torch.equal(ours.converged, expected.converged)
+    torch.testing.assert_close(errors[whole], expected_errors[whole], rtol=1e-7, atol=1e-12, equal_nan=True)
+
+
+@torch.no_grad()
+def test_no_rows_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [len(t) for t in _native.piecewise_integrate(rule(), *(t[:0] for t in nodes()))] == [0] * 4
+    alone = _assess(*nodes(), None, 1e-3)[2]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert torch.equal(_assess(*nodes(), None, 1e-3)[2], alone)
+
+
+def test_gradients_and_single_precision_are_left_to_torch() -> None:
+    x, s, ds = nodes()
+    assert not _native.readable(x, s, ds)
+    with torch.no_grad():
+        assert _native.readable(x, s, ds)
+        assert not _native.readable(x.float())
+        assert not _native.readable(torch.nn.Parameter(x))
+
+
+def test_shapes_that_do_not_match_are_rejected() -> None:
+    x, s, ds = nodes()
+    for inputs in ((x, s, ds[:, 1:]), (x[0], s[0], ds[0]), (x[:, :1], s[:, :1], ds[:, :1])):
+        with pytest.raises(ValueError, match="shapes do not match"):
+            _native.piecewise_integrate(rule(), *inputs)
+    indicators, cells, tails = Indicators(), x[:, 1:], x[:, :2]
+    for of_cells, anchor in ((x, None), (cells, x[:3, 0])):
+        with pytest.raises(ValueError, match="shapes do not match"):
+            _native.piecewise_errors(indicators, [x] * 5, of_cells, tails, x[:, 0], cells, anchor)
