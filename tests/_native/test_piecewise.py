@@ -57,25 +57,19 @@ def nodes(count: int = 12, rows: int = ROWS) -> tuple[Tensor, Tensor, Tensor]:
 def test_integrals_and_errors_are_those_of_torch(in_torch: Callable[[], None], count: int, with_anchor: bool) -> None:
     x, s, ds = nodes(count)
     anchor = x[:, count // 2] + 0.1 if with_anchor else None
-    ours, cell_errors, errors = _assess(x, s, ds, anchor, 1e-3, 0, 0.1)
-    likely = _errors(ours, cell_errors, anchor, CALIBRATION)
+    ours, *our_errors = _assess(x, s, ds, anchor, 1e-3, 0, 0.1)
+    our_errors.append(_errors(ours, our_errors[0], anchor, CALIBRATION))
     in_torch()
-    expected, expected_cells, expected_errors = _assess(x, s, ds, anchor, 1e-3, 0, 0.1)
-    for name in ("dds", "energy", "cells", "tails", "log_mass", "error"):
-        torch.testing.assert_close(
-            getattr(ours, name),
-            getattr(expected, name),
-            rtol=1e-9,
-            atol=1e-12,
-            equal_nan=True,
-            msg=lambda text, name=name: f"{name}: {text}",
-        )
+    expected, *errors = _assess(x, s, ds, anchor, 1e-3, 0, 0.1)
+    errors.append(_errors(expected, errors[0], anchor, CALIBRATION))
+    for name in ("dds", "energy", "cells", "tails", "log_mass"):
+        of_ours, of_torch = getattr(ours, name), getattr(expected, name)
+        torch.testing.assert_close(of_ours, of_torch, rtol=1e-9, atol=1e-12, msg=lambda text, name=name: name + text)
     assert torch.equal(ours.converged, expected.converged)
-    torch.testing.assert_close(cell_errors, expected_cells, rtol=1e-7, atol=1e-12, equal_nan=True)
-    torch.testing.assert_close(errors, expected_errors, rtol=1e-7, atol=1e-12, equal_nan=True)
-    torch.testing.assert_close(
-        likely, _errors(expected, expected_cells, anchor, CALIBRATION), rtol=1e-7, atol=1e-12, equal_nan=True
-    )
+    finite = expected.log_mass.isfinite()  # there are infinite tails if nodes are few, and then errors mean nothing
+    assert finite.double().mean() > 0.9
+    for found, error in zip((ours.error, *our_errors), (expected.error, *errors), strict=True):
+        torch.testing.assert_close(found[finite], error[finite], rtol=1e-7, atol=1e-12)
 
 
 @torch.no_grad()
@@ -99,7 +93,7 @@ def test_rows_that_are_no_numbers_concern_no_others(in_torch: Callable[[], None]
     whole = expected.log_mass.isfinite()
     assert whole.sum() == ROWS - 3
     assert torch.equal(ours.converged, expected.converged)
-    torch.testing.assert_close(errors[whole], expected_errors[whole], rtol=1e-7, atol=1e-12, equal_nan=True)
+    torch.testing.assert_close(errors[whole], expected_errors[whole], rtol=1e-7, atol=1e-12)
 
 
 @torch.no_grad()

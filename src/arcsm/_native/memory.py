@@ -19,6 +19,15 @@ def supports(*tensors: Tensor) -> bool:
     return plain and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
 
 
+def in_use() -> bool:
+    """Return whether C may take the place of torch: outside of tracing, transforms and deterministic operations.
+
+    Results of deterministic operations depend neither on threads nor on a compiler.
+    """
+    transforms = torch._C._functorch.get_interpreter_stack()
+    return not (torch.compiler.is_compiling() or transforms or torch.are_deterministic_algorithms_enabled())
+
+
 def address(tensor: Tensor) -> ctypes.c_void_p:
     """Return the address of a tensor's first element; the caller must keep the tensor alive until C returns."""
     pointer = tensor.data_ptr()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from arcsm._native.build import library
 from arcsm._native.interface import Indicators, Rule
-from arcsm._native.memory import address, on_threads, share_rows
+from arcsm._native.memory import address, in_use, on_threads, share_rows
 
 _MIN_ROWS_PER_THREAD = 256
 
@@ -15,8 +15,7 @@ _MIN_ROWS_PER_THREAD = 256
 def readable(*tensors: Tensor) -> bool:
     """Return whether C can read the tensors: plain ones in double precision on a processor, without gradients."""
     plain = all(type(t) is Tensor and t.device.type == "cpu" and t.dtype == torch.float64 for t in tensors)
-    in_transform = torch.compiler.is_compiling() or torch._C._functorch.get_interpreter_stack()
-    return plain and not torch.is_grad_enabled() and not in_transform
+    return plain and not torch.is_grad_enabled() and in_use()
 
 
 def piecewise_integrate(rule: Rule, x: Tensor, s: Tensor, ds: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -75,7 +75,7 @@ def follow(
     Arguments:
         scores: Returns the scores of the conditionals ``rows (n,)``. Without derivatives, there are no slopes.
         x: Points, ``(N,)``.
-        path: Noise levels, all of which are visited; steps between two levels are as short as the tolerance asks.
+        path: Noise levels. The flow visits all of them, with steps between two as short as the tolerance asks.
         tolerance: Of the error of a log density, in nats.
         data_std: Standard deviation :math:`\\tau` of the base Gaussian without noise.
         tail: Distance from zero, in widths of the base Gaussian, beyond which the conditionals equal it.
@@ -174,7 +174,7 @@ def _counts(path: tuple[float, ...], length: float, offset: float) -> list[int]:
 
 @functools.lru_cache(maxsize=256)
 def _schedule(path: tuple[float, ...], length: float, offset: float) -> tuple[Step, ...]:
-    """Return steps that visit all noise levels of a path, and none of which is longer than ``length`` in t.
+    """Return steps of at most some length in t, which visit all noise levels of a path.
 
     The first step has no history and thus a low order, so it is halved, if the path leaves room for that.
     """
