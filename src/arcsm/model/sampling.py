@@ -112,7 +112,8 @@ class Sampling(ModelParts):
             progress: Show progress; see :func:`arcsm.fit`.
             level: Noise level to stop at.
             steps: Steps down the ladder. Default: from level to level, one fewer than there are levels. Langevin
-                dynamics visits ``steps + 1`` levels.
+                dynamics visits ``steps + 1`` levels. The probability flow divides steps that are too long for its
+                tolerance; by default, it chooses all of them by the tolerance if the ladder is continuous.
             denoise: Remove the remaining noise by a last step of Tweedie's formula, :math:`x_d + \\sigma_L^2 s_d`.
             batch_size: Largest number of rows drawn at a time; never more than 1,024 on a CPU and 16,384 elsewhere. Up
                 to rounding, the sample does not depend on it.
