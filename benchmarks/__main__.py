@@ -39,7 +39,7 @@ ABOUT = {
     "sampling": (
         "Sampling 64 rows of 784 dimensions from a MADE of 3 x 1024 units. The naive way is a full forward pass for "
         "each dimension and, for the whole sampler, the paper's 200 Langevin steps a dimension. The probability flow "
-        "takes the nine steps of the ladder, the fast flow four."
+        "takes the steps that its tolerance asks for, the fast flow four."
     ),
     "pixelcnn": (
         "Contexts of 16 images of 32 x 32 x 3 by PixelCNN++ with 32 filters and 2 residual blocks a scale, one value "

@@ -160,6 +160,7 @@ def test_a_library_without_a_function_is_an_error(tmp_path: Path, monkeypatch: p
         "score_levels_follow",
         "piecewise_integrate",
         "piecewise_errors",
+        "piecewise_cell_errors",
     ],
 )
 def test_the_numbers_of_every_function_are_verified(broken: str) -> None:

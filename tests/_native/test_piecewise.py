@@ -122,3 +122,5 @@ def test_shapes_that_do_not_match_are_rejected() -> None:
     for of_cells, anchor in ((x, None), (cells, x[:3, 0])):
         with pytest.raises(ValueError, match="shapes do not match"):
             _native.piecewise_errors(indicators, [x] * 5, of_cells, tails, x[:, 0], cells, anchor)
+    with pytest.raises(ValueError, match="shapes do not match"):
+        _native.piecewise_cell_errors((0.8, 0.0), x, x, x[:, 0], cells)

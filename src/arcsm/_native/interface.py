@@ -93,6 +93,7 @@ def declare(code: ctypes.CDLL) -> None:
         code.score_levels_follow,
         code.piecewise_integrate,
         code.piecewise_errors,
+        code.piecewise_cell_errors,
     ):
         function.restype = None
     workspaces = code.score_matching_workspace_bytes, code.latent_chain_workspace_bytes

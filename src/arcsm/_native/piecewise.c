@@ -101,6 +101,27 @@ void piecewise_integrate(long rows, long nodes, const rule *r, const double *x, 
     }
 }
 
+/* Writes the errors inside cells, (rows, nodes - 1), relative to the mass: those of the rule, and all of the mass of
+ * cells wider than `most` standard deviations of the density, or than `least` if that is more. */
+void piecewise_cell_errors(long rows, long nodes, double most, double least, const double *x, const double *cells,
+                           const double *log_mass, const double *rule_errors, double *errors)
+{
+    const long last = nodes - 1;
+    for (long row = 0; row < rows; row++) {
+        double whole = exp(log_mass[row]), mean = 0.0, variance = 0.0;
+        for (long i = 0; i < last; i++)
+            mean += cells[i] / whole * (0.5 * (x[i] + x[i + 1]));
+        for (long i = 0; i < last; i++) {
+            double distance = 0.5 * (x[i] + x[i + 1]) - mean;
+            variance += cells[i] / whole * (distance * distance);
+        }
+        double widest = larger(most * sqrt(variance), least);
+        for (long i = 0; i < last; i++)
+            errors[i] = rule_errors[i] / whole + (x[i + 1] - x[i] > widest ? cells[i] / whole : 0.0);
+        x += nodes, cells += last, rule_errors += last, errors += last;
+    }
+}
+
 /* Constants of quadrature.py. */
 typedef struct {
     double calibration, least_calibration, max_grading, small_rise, tiny;

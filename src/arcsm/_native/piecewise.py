@@ -44,6 +44,38 @@ def piecewise_integrate(rule: Rule, x: Tensor, s: Tensor, ds: Tensor) -> tuple[T
     return at_nodes[0], at_nodes[1], of_cells[0], of_cells[1]
 
 
+def piecewise_cell_errors(
+    widest: tuple[float, float], x: Tensor, cells: Tensor, log_mass: Tensor, rule_errors: Tensor
+) -> Tensor:
+    """Return the errors inside cells relative to the mass, ``(N, K - 1)``.
+
+    Arguments:
+        widest: Widths up to which cells cannot hide a mode: in standard deviations of the density, and at least.
+        x: Nodes, ``(N, K)``.
+        cells: Masses of the cells, ``(N, K - 1)``.
+        log_mass: Logarithms of the whole masses, ``(N,)``.
+        rule_errors: Errors of the masses of the cells, ``(N, K - 1)``.
+    """
+    rows, nodes = x.shape
+    inputs = [x, cells, log_mass, rule_errors]
+    if [tuple(t.shape) for t in inputs] != [(rows, nodes), (rows, nodes - 1), (rows,), (rows, nodes - 1)]:
+        raise ValueError(f"piecewise: shapes do not match: {', '.join(str(tuple(t.shape)) for t in inputs)}")
+    inputs = [t.contiguous() for t in inputs]
+    errors = torch.empty_like(inputs[1])
+    parts = share_rows(rows, _MIN_ROWS_PER_THREAD)
+
+    def run(number: int) -> None:
+        part = parts[number]
+        library().piecewise_cell_errors(
+            ctypes.c_long(part.stop - part.start), ctypes.c_long(nodes), *map(ctypes.c_double, widest),
+            *(address(t[part]) for t in inputs), address(errors[part]),
+        )  # fmt: skip
+
+    if rows:
+        on_threads(run, len(parts))
+    return errors
+
+
 def piecewise_errors(
     indicators: Indicators, at_nodes: list[Tensor], cells: Tensor, tails: Tensor, log_mass: Tensor, inside: Tensor,
     anchor: Tensor | None,

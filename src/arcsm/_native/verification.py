@@ -165,6 +165,12 @@ def _is_piecewise_right(code: ctypes.CDLL) -> bool:
     dds, energy, cells, of_rule = np.zeros_like(x), np.zeros_like(x), np.zeros((2, 4)), np.zeros((2, 4))
     sizes = ctypes.c_long(2), ctypes.c_long(5)
     code.piecewise_integrate(*sizes, ctypes.byref(rule), *map(_address, (x, s, ds, dds, energy, cells, of_rule)))
+    within = np.zeros_like(cells)
+    widest, mass = (ctypes.c_double(0.5), ctypes.c_double(0.1)), np.log(cells.sum(1) + 0.3)
+    code.piecewise_cell_errors(*sizes, *widest, *map(_address, (x, cells, mass, of_rule, within)))
+    share, middle = cells / np.exp(mass)[:, None], 0.5 * (x[:, 1:] + x[:, :-1])
+    spread = np.sqrt((share * (middle - (share * middle).sum(1, keepdims=True)) ** 2).sum(1, keepdims=True))
+    of_cells = of_rule / np.exp(mass)[:, None] + share * (np.diff(x) > np.maximum(0.5 * spread, 0.1))
     exact = -(x**4) / 4.0
     inside = dds[:, 1:-1] + 6.0 * x[:, 1:-1]  # cubics are exact between inner nodes
     shape = np.exp(energy.max(1) - (energy - exact + exact.max(1, keepdims=True)).max(1))
@@ -177,7 +183,8 @@ def _is_piecewise_right(code: ctypes.CDLL) -> bool:
     fine = x[:, :-1, None] + np.diff(x)[..., None] * (np.arange(1000) + 0.5) / 1000.0
     masses = np.diff(x) * np.exp(-(fine**4) / 4.0 - exact.max(1)[:, None, None]).mean(-1)
     pairs = (inside, np.zeros_like(inside)), (shape, np.ones(2)), (cells, masses), (errors, np.array(expected))
-    return all(np.allclose(ours, its, 2e-2, 2e-2) for ours, its in pairs[:3]) and np.allclose(*pairs[3], 1e-9, 1e-12)
+    close = all(np.allclose(ours, its, 2e-2, 2e-2) for ours, its in pairs[:3])
+    return close and np.allclose(*pairs[3], 1e-9, 1e-12) and np.allclose(within, of_cells, 1e-9, 1e-12)
 
 
 def _piecewise_errors(

@@ -195,8 +195,12 @@ def _assess(
     tails = tail_mass(energy[:, outer], torch.stack([-s[:, 0], s[:, -1]], 1), ds[:, outer])
     log_mass = torch.log(cells.sum(1) + tails.sum(1))
     with torch.no_grad():
-        share = cells / torch.exp(log_mass)[:, None]
-        cell_errors = rule_errors / torch.exp(log_mass)[:, None] + share * _is_too_wide(x, share, noise)
+        if _native.readable(x, cells, log_mass, rule_errors) and _native.available():
+            widest = _MAX_CELL_WIDTH, _MAX_CELL_NOISE * noise
+            cell_errors = _native.piecewise_cell_errors(widest, x, cells, log_mass, rule_errors)
+        else:
+            share = cells / torch.exp(log_mass)[:, None]
+            cell_errors = rule_errors / torch.exp(log_mass)[:, None] + share * _is_too_wide(x, share, noise)
         error, converged = torch.zeros_like(log_mass), log_mass.isfinite()
         evaluations = torch.full_like(log_mass, x.shape[1] - free, dtype=torch.long)
         density = PiecewiseDensity(x, s, ds, dds, energy, cells, tails, log_mass, error, converged, evaluations)
