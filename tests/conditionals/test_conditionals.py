@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from arcsm import MADE, AutoregressiveModel, GaussianHead, Head, LogisticMixtureHead, NoiseLadder, ScoreHead
-from arcsm.conditionals.conditionals import Accuracy, Conditionals, Method
+from arcsm.conditionals.conditionals import Accuracy, Conditionals, Method, compiled_scores
 from arcsm.errors import AccuracyWarning
 from small_heads import TwoNormals
 from small_models import MakeModel, points
@@ -112,6 +113,33 @@ def test_mean_densities_over_cells_are_right_far_in_the_tails(kind: str, half: f
     log_density = -0.5 * z.square() - 0.5 * math.log(2.0 * math.pi) - deviation.log()[:, None]
     expected = torch.logsumexp(log_density + torch.log(0.5 * weights), 1)
     torch.testing.assert_close(found.detach().double(), expected, rtol=2e-5, atol=3e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("half", [0.0, 0.01, 0.1, 0.12, 0.5])
+@pytest.mark.parametrize("path", [(0.3,), (3.0, 0.3)])
+@torch.no_grad()
+def test_mean_densities_beside_noise_are_right_however_far_out(
+    path: tuple[float, ...], half: float, dtype: torch.dtype
+) -> None:
+    head = ScoreHead(1, (2,))
+    for parameter in head.parameters():
+        torch.nn.init.zeros_(parameter)
+    head = head.to(dtype)
+    x = torch.tensor([0.0, 0.7, -3.0, 12.0, 40.0, -500.0, 1e4, 1e5], dtype=dtype)
+    projection = head.project(torch.zeros(len(x), 1, dtype=dtype))
+    method: Method = "flow" if len(path) > 1 else "quadrature"
+    conditionals = Conditionals(head, projection, path, method, Accuracy(1e-4), continuous=True)
+    for compiled in (None, compiled_scores(head)):
+        found = replace(conditionals, compiled=compiled).log_mean_density(x, torch.full_like(x, half))
+        points, weights = (torch.from_numpy(rule) for rule in np.polynomial.legendre.leggauss(2000))
+        variance = 1.0 + 0.3**2
+        log_density = -0.5 * (x.double()[:, None] + half * points).square() / variance
+        log_density = log_density - 0.5 * math.log(2.0 * math.pi * variance)
+        expected = torch.logsumexp(log_density + torch.log(0.5 * weights), 1)
+        usual = x.abs() < 100.0
+        torch.testing.assert_close(found.double()[usual], expected[usual], rtol=2e-5, atol=3e-4)
+        torch.testing.assert_close(found.double()[~usual], expected[~usual], rtol=2e-3, atol=0.0)
 
 
 @pytest.mark.parametrize("noise", [None, NoiseLadder(0.5, 0.1, 4)])

@@ -256,11 +256,10 @@ class Conditionals:
         digits, the density is integrated by Gauss-Legendre quadrature. Where ``half`` is zero, the result is the log
         density at ``x``.
         """
-        reach = _PARABOLA * (self.sigma or 0.0) if isinstance(self.head, ScoreHead) else 0.0
-        near = (half <= reach).nonzero()[:, 0]
-        if len(near):
-            means = self.apply(lambda part: part._mean_of_parabola(x[near], half[near]), near)
-            far = (half > reach).nonzero()[:, 0]
+        rise, is_parabola = self._log_mean_of_parabola(x, half)
+        if bool(is_parabola.any()):
+            near, far = is_parabola.nonzero()[:, 0], (~is_parabola).nonzero()[:, 0]
+            means = self.apply(lambda part: part.log_prob(x[near]), near) + rise[near]
             others = self.apply(lambda part: part.log_mean_density(x[far], half[far]), far)
             return torch.zeros_like(x).index_put((near,), means.to(x)).index_put((far,), others.to(x))
         wide = (half > 0.0).nonzero()[:, 0]
@@ -280,14 +279,25 @@ class Conditionals:
             result = result.index_put((rest,), means)
         return result
 
-    def _mean_of_parabola(self, x: Tensor, half: Tensor) -> Tensor:
-        """Return :meth:`log_mean_density` of the parabola with the log density, its slope and its bend at ``x``."""
-        with torch.no_grad():
-            s, ds = (f.to(x) for f in self.score_and_derivative(x, slice(None), self.sigma))
-        points, weights = np.polynomial.legendre.leggauss(_FEW_CELL_POINTS)
-        t = half[:, None] * torch.from_numpy(points).to(x)
-        mean = torch.exp(s[:, None] * t + 0.5 * ds[:, None] * t.square()) @ torch.from_numpy(0.5 * weights).to(x)
-        return self.log_prob(x) + mean.log()
+    @torch.no_grad()
+    def _log_mean_of_parabola(self, x: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
+        """Return by how many nats the log mean density exceeds the log density, and where a parabola tells, ``(N,)``.
+
+        The slope and the bend of the parabola are the score and its derivative at ``x``.
+        """
+        result, near = torch.zeros_like(x), torch.zeros_like(x, dtype=torch.bool)
+        if not isinstance(self.head, ScoreHead) or self.sigma is None:
+            return result, near
+        rows = ((half > 0.0) & (half <= _PARABOLA * self.sigma)).nonzero()[:, 0]
+        if not len(rows):
+            return result, near
+        s, ds = (f.to(x)[:, None] for f in self.score_and_derivative(x[rows], rows, self.sigma))
+        rule = np.polynomial.legendre.leggauss(_FEW_CELL_POINTS)
+        t = half[rows, None] * torch.from_numpy(rule[0]).to(x)
+        log_weights = torch.from_numpy(np.log(0.5 * rule[1])).to(x)
+        result[rows] = torch.logsumexp(s * t + 0.5 * ds * t.square() + log_weights, 1)
+        near[rows] = (half[rows].square() * (s.square() + ds.abs())[:, 0]) < _GENTLE  # else there are too few points
+        return result, near
 
     def _integrated_mean(self, x: Tensor, half: Tensor) -> Tensor:
         """Return :meth:`log_mean_density` by quadrature of the density; at one point where the density is flat."""
