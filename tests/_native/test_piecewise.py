@@ -110,7 +110,6 @@ def test_gradients_and_single_precision_are_left_to_torch() -> None:
     with torch.no_grad():
         assert _native.readable(x, s, ds)
         assert not _native.readable(x.float())
-        assert not _native.readable(torch.nn.Parameter(x))
 
 
 def test_shapes_that_do_not_match_are_rejected() -> None:

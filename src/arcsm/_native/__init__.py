@@ -10,14 +10,14 @@ torch, more slowly.
 from arcsm._native.build import CompilationError, available, library
 from arcsm._native.interface import Indicators, Rule
 from arcsm._native.latent_chain import LatentChain, latent_chain_backward, latent_chain_forward, latent_chain_moments
-from arcsm._native.memory import in_use, supports
+from arcsm._native.memory import may_evaluate, supports
 from arcsm._native.piecewise import piecewise_cell_errors, piecewise_errors, piecewise_integrate, readable
 from arcsm._native.score_levels import LevelConstants, ScoreLevels, Step
 from arcsm._native.score_matching import score_matching_forward_backward
 
 __all__ = [
     "CompilationError", "Indicators", "LatentChain", "LevelConstants", "Rule", "ScoreLevels", "Step", "available",
-    "in_use", "latent_chain_backward", "latent_chain_forward", "latent_chain_moments", "library",
+    "latent_chain_backward", "latent_chain_forward", "latent_chain_moments", "library", "may_evaluate",
     "piecewise_cell_errors", "piecewise_errors", "piecewise_integrate", "readable", "score_matching_forward_backward",
     "supports",
 ]  # fmt: skip

@@ -13,19 +13,20 @@ from arcsm._runtime.threads import map_on_threads
 T = TypeVar("T")
 
 
-def supports(*tensors: Tensor) -> bool:
-    """Return whether C can read the tensors: plain ones in single precision on a processor, outside of tracing."""
+def supports(*tensors: Tensor, dtype: torch.dtype = torch.float32) -> bool:
+    """Return whether C can read the tensors: plain ones of a type on a processor, outside of tracing."""
     plain = all(type(t) in (Tensor, nn.Parameter) for t in tensors) and not torch.compiler.is_compiling()
-    return plain and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
+    return plain and all(t.device.type == "cpu" and t.dtype == dtype for t in tensors)
 
 
-def in_use() -> bool:
-    """Return whether C may take the place of torch: outside of tracing, transforms and deterministic operations.
+def may_evaluate() -> bool:
+    """Return whether C may take the place of torch where nobody needs gradients.
 
-    Results of deterministic operations depend neither on threads nor on a compiler.
+    It may not in transforms of ``torch.func``, in tracing, and where operations are to be deterministic: their results
+    depend neither on threads nor on a compiler.
     """
-    transforms = torch._C._functorch.get_interpreter_stack()
-    return not (torch.compiler.is_compiling() or transforms or torch.are_deterministic_algorithms_enabled())
+    in_transform = torch.compiler.is_compiling() or torch._C._functorch.get_interpreter_stack()
+    return not (torch.is_grad_enabled() or in_transform or torch.are_deterministic_algorithms_enabled())
 
 
 def address(tensor: Tensor) -> ctypes.c_void_p:

@@ -7,15 +7,14 @@ from torch import Tensor
 
 from arcsm._native.build import library
 from arcsm._native.interface import Indicators, Rule
-from arcsm._native.memory import address, in_use, on_threads, share_rows
+from arcsm._native.memory import address, may_evaluate, on_threads, share_rows, supports
 
 _MIN_ROWS_PER_THREAD = 256
 
 
 def readable(*tensors: Tensor) -> bool:
-    """Return whether C can read the tensors: plain ones in double precision on a processor, without gradients."""
-    plain = all(type(t) is Tensor and t.device.type == "cpu" and t.dtype == torch.float64 for t in tensors)
-    return plain and not torch.is_grad_enabled() and in_use()
+    """Return whether C can integrate densities on the tensors: plain ones in double precision, without gradients."""
+    return may_evaluate() and supports(*tensors, dtype=torch.float64)
 
 
 def piecewise_integrate(rule: Rule, x: Tensor, s: Tensor, ds: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -192,15 +192,13 @@ class Conditionals:
 
     def _usable(self) -> ScoreLevels | None:
         """Return the scores in C if they have the precision of these densities, and nobody asks for gradients."""
-        if self.compiled is None or torch.is_grad_enabled() or not _native.in_use():
-            return None
-        return self.compiled if _native.supports(self._projection) else None
+        usable = self.compiled is not None and _native.may_evaluate() and _native.supports(self._projection)
+        return self.compiled if usable else None
 
     def _may_be_single(self, x: Tensor) -> bool:
         """Return whether the tolerance for densities at ``x (N,)`` allows single precision, which is faster in C."""
-        allowed = self.compiled is not None and not torch.is_grad_enabled() and _native.in_use()
-        allowed = allowed and self.accuracy.tol >= _SINGLE_TOLERANCE
-        return self.single or (allowed and bool((x.abs() < _LARGE).all()))
+        accurate = self.compiled is not None and self.accuracy.tol >= _SINGLE_TOLERANCE
+        return self.single or (accurate and _native.may_evaluate() and bool((x.abs() < _LARGE).all()))
 
     def _evaluate(self, x: Tensor, rows: Tensor | slice, sigma: float | None) -> tuple[Tensor, Tensor]:
         x = x.to(self.dtype)
@@ -471,7 +469,7 @@ def compiled_scores(head: Head) -> ScoreLevels | None:
         type(t) is nn.Parameter and t.device.type == "cpu" and t.dtype in (torch.float32, torch.float64)
         for t in head.parameters()
     )
-    return head.native_levels() if readable and _native.in_use() and _native.available() else None
+    return head.native_levels() if readable and not torch.compiler.is_compiling() and _native.available() else None
 
 
 def _without_autocast(device_type: str) -> AbstractContextManager[object]:

@@ -11,8 +11,8 @@ only what sets the score apart from the base Gaussian moves a point, so that tai
 
 A multistep method of fourth order takes one evaluation of score and derivative a step: Adams-Bashforth predicts the
 point, where the score is evaluated, and Adams-Moulton corrects it. The distance between the two tells how accurate the
-step is. Points whose steps are too long are followed again by shorter ones: most need about twenty, few lie near a
-boundary between modes, where the flow is fast.
+step is. Points whose steps are too long are followed again by shorter ones. Only points near a boundary between modes,
+where the flow is fast, need many.
 
 References:
     Score-Based Generative Modeling through Stochastic Differential Equations (Song et al., 2021), Section 4.3
