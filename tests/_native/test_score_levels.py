@@ -2,6 +2,8 @@
 
 import math
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -203,3 +205,19 @@ def test_the_flow_takes_a_solver() -> None:
 
     found = follow(scores, x, (0.3,), 1e-3, solver=None)  # type: ignore[arg-type]
     assert torch.equal(found.x, x)
+
+
+def test_threads_that_reach_a_level_together_use_the_same_constants() -> None:
+    """The constants of one thread were freed by the other one's, while C still read them."""
+    head = make_head("sinusoids")
+    both = threading.Barrier(2, timeout=30.0)
+
+    def constants(sigma: float) -> LevelConstants:
+        both.wait()
+        return LevelConstants(1.0, 1.0, 1.0, 2.0, 0.0, torch.rand(48), torch.rand(48, 13), torch.rand(48))
+
+    weight, bias = torch.rand(48, 48), torch.rand(48)
+    levels = ScoreLevels(torch.rand(6), [(weight, bias)], head.hidden_features[0], False, constants)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(levels._level, (0.5, 0.5))
+    assert first is second

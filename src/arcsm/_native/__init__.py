@@ -3,21 +3,26 @@
 ``score_matching.c`` keeps the hidden layers of a tile of points in a core's own cache from the first product to the
 last gradient, which a general compiler of tensor programs cannot do. ``score_levels.c`` does the same from one noise
 level to the next, for densities and samples, and ``piecewise.c`` integrates the densities. ``latent_chain.c`` computes
-autoregressive latents without a call between them. All are optional: without a C compiler the same results come from
-torch, more slowly.
+autoregressive latents without a call between them. ``value_sums.c`` and ``set_network.c`` train an any-order context,
+and ``context_walk.c`` evaluates it. All are optional: without a C compiler the same results come from torch, more
+slowly.
 """
 
 from arcsm._native.build import CompilationError, available, library
+from arcsm._native.context_walk import WalkedNetwork, context_walk
 from arcsm._native.interface import Indicators, Rule
 from arcsm._native.latent_chain import LatentChain, latent_chain_backward, latent_chain_forward, latent_chain_moments
-from arcsm._native.memory import may_evaluate, supports
+from arcsm._native.memory import may_evaluate, may_train, supports
 from arcsm._native.piecewise import piecewise_cell_errors, piecewise_errors, piecewise_integrate, readable
 from arcsm._native.score_levels import LevelConstants, ScoreLevels, Step
 from arcsm._native.score_matching import score_matching_forward_backward
+from arcsm._native.set_network import HiddenLayers, SetWeights, set_network_backward, set_network_forward
+from arcsm._native.value_sums import ValueVectors, value_sums_backward, value_sums_forward
 
 __all__ = [
-    "CompilationError", "Indicators", "LatentChain", "LevelConstants", "Rule", "ScoreLevels", "Step", "available",
-    "latent_chain_backward", "latent_chain_forward", "latent_chain_moments", "library", "may_evaluate",
-    "piecewise_cell_errors", "piecewise_errors", "piecewise_integrate", "readable", "score_matching_forward_backward",
-    "supports",
+    "CompilationError", "HiddenLayers", "Indicators", "LatentChain", "LevelConstants", "Rule", "ScoreLevels",
+    "SetWeights", "Step", "ValueVectors", "WalkedNetwork", "available", "context_walk", "latent_chain_backward",
+    "latent_chain_forward", "latent_chain_moments", "library", "may_evaluate", "may_train", "piecewise_cell_errors",
+    "piecewise_errors", "piecewise_integrate", "readable", "score_matching_forward_backward", "set_network_backward",
+    "set_network_forward", "supports", "value_sums_backward", "value_sums_forward",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """Compile the C sources into a library for the processor at hand.
 
-Every process compiles anew, in a temporary folder. That takes a second or two, little beside the import of torch, and
-no cached binary can become stale, corrupt or untrusted.
+Every process compiles anew, in a temporary folder, all sources at the same time. That takes a few seconds, and no
+cached binary can become stale, corrupt or untrusted.
 """
 
 import ctypes
@@ -10,7 +10,7 @@ import shlex
 import shutil
 import signal
 import tempfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -21,9 +21,13 @@ from arcsm._native.verification import first_wrong_result
 from arcsm.errors import warn
 
 _COMPILERS = ("cc", "gcc", "clang")
-_SOURCES, _HEADERS = ("score_matching.c", "latent_chain.c", "score_levels.c", "piecewise.c"), ("kernels.h",)
+_SOURCES = (
+    "score_matching.c", "latent_chain.c", "score_levels.c", "piecewise.c", "value_sums.c", "set_network.c",
+    "context_walk.c",
+)  # fmt: skip
+_HEADERS = "kernels.h", "value_embedding.h", "set_network.h"
 _FLAGS = (
-    "-O3", "-std=gnu11", "-fPIC", "-shared",
+    "-O3", "-std=gnu11", "-fPIC",
     # the last flag wins: with those that these undo, in CC, results are wrong or the library cannot be loaded
     "-fno-fast-math", "-fno-unsafe-math-optimizations", "-fvisibility=default", "-fno-sanitize=all",
 )  # fmt: skip
@@ -84,27 +88,49 @@ def _find_compiler() -> list[str]:
 def _compile(compiler: list[str], folder: Path) -> Path:
     """Compile for the full instruction set of the processor if the compiler can, and return the library's path."""
     output, errors = folder / "arcsm.so", ""
+    objects = [str(folder / file) + ".o" for file in _SOURCES]
     sources = [str(folder / file) for file in _SOURCES]
     for processor in _PROCESSOR_FLAGS:
-        code, errors = _run([*compiler, *_FLAGS, *processor, "-o", str(output), *sources])
+        flags = *compiler, *_FLAGS, *processor
+        code, errors = _run([[*flags, "-o", o, "-c", source] for o, source in zip(objects, sources, strict=True)])
+        if code == 0:
+            code, errors = _run([[*flags, "-shared", "-o", str(output), *objects]])
         if code == 0:
             return output
     lines = [line for line in errors.splitlines() if "error" in line] or errors.splitlines() or ["failed silently"]
     raise CompilationError(f"{compiler[0]}: {lines[0].strip()}")
 
 
-def _run(command: list[str]) -> tuple[int, str]:
-    """Return exit status and standard error; kill the command with its children at the timeout or on an interrupt."""
-    with Popen(
-        command, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE, text=True, errors="replace", start_new_session=True
-    ) as process:
+def _run(commands: list[list[str]]) -> tuple[int, str]:
+    """Run commands at the same time; return exit status and standard error of the first that fails, or of the last.
+
+    At the timeout or on an interrupt, all are killed with their children.
+    """
+    code, errors = 0, ""
+    with ExitStack() as stack:
+        processes = list[Popen[str]]()
         try:
-            _, errors = process.communicate(timeout=_TIMEOUT_SECONDS)
+            for command in commands:
+                process = Popen(
+                    command, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE, text=True, errors="replace",
+                    start_new_session=True,
+                )  # fmt: skip
+                processes.append(stack.enter_context(process))
+            for process in processes:
+                _, found = process.communicate(timeout=_TIMEOUT_SECONDS)
+                if code == 0:
+                    code, errors = process.returncode, found
         except BaseException as error:
-            with suppress(AttributeError, ProcessLookupError):  # no process groups on this system, or already ended
-                os.killpg(process.pid, signal.SIGKILL)
-            process.kill()
+            for process in processes:
+                _kill(process)
             if isinstance(error, TimeoutExpired):
-                raise CompilationError(f"{command[0]}: not done after {_TIMEOUT_SECONDS:g} seconds") from error
+                raise CompilationError(f"{commands[0][0]}: not done after {_TIMEOUT_SECONDS:g} seconds") from error
             raise
-    return process.returncode, errors
+    return code, errors
+
+
+def _kill(process: Popen[str]) -> None:
+    """Kill a process with its children."""
+    with suppress(AttributeError, ProcessLookupError):  # no process groups on this system, or already ended
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()

@@ -82,6 +82,62 @@ class Indicators(ctypes.Structure):
     )
 
 
+class Embedding(ctypes.Structure):
+    """``embedding`` of value_embedding.h."""
+
+    _fields_ = (
+        ("dimensions", ctypes.c_long),
+        ("size", ctypes.c_long),
+        ("numbers", ctypes.c_long),
+        ("frequencies", ctypes.c_long),
+        ("levels", ctypes.POINTER(ctypes.c_long)),
+        ("first", ctypes.POINTER(ctypes.c_long)),
+        ("frequency", ctypes.c_void_p),
+        ("amplitude", ctypes.c_void_p),
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("table", ctypes.c_void_p),
+        ("presence", ctypes.c_void_p),
+    )
+
+
+class SetNetwork(ctypes.Structure):
+    """``set_network`` of set_network.h."""
+
+    _fields_ = (
+        ("inputs", ctypes.c_long),
+        ("units", ctypes.c_long),
+        ("layers", ctypes.c_long),
+        ("dimensions", ctypes.c_long),
+        ("outputs", ctypes.c_long),
+        ("slowly", ctypes.c_float),
+        ("smallest", ctypes.c_float),
+        ("first_weight", ctypes.c_void_p),
+        ("first_bias", ctypes.c_void_p),
+        ("linear_weight", ctypes.c_void_p),
+        ("weight", ctypes.POINTER(ctypes.c_void_p)),
+        ("bias", ctypes.POINTER(ctypes.c_void_p)),
+        ("output_weight", ctypes.c_void_p),
+        ("output_bias", ctypes.c_void_p),
+    )
+
+
+class SetNetworkGradients(ctypes.Structure):
+    """``set_network_gradients`` of set_network.c."""
+
+    _fields_ = SetNetwork._fields_[7:]
+
+
+class WalkNetwork(ctypes.Structure):
+    """``walk_network`` of context_walk.c."""
+
+    _fields_ = (
+        ("network", ctypes.POINTER(SetNetwork)),
+        ("terms", ctypes.c_void_p),
+        ("residual_weight", ctypes.c_void_p),
+    )
+
+
 def declare(code: ctypes.CDLL) -> None:
     """Set the types of the results of all functions; a function that the library lacks is an ``AttributeError``."""
     code.score_matching_forward_backward.restype, code.vector_step.restype = ctypes.c_double, ctypes.c_long
@@ -94,6 +150,11 @@ def declare(code: ctypes.CDLL) -> None:
         code.piecewise_integrate,
         code.piecewise_errors,
         code.piecewise_cell_errors,
+        code.value_sums_forward,
+        code.value_sums_backward,
+        code.set_network_forward,
+        code.set_network_backward,
+        code.context_walk,
     ):
         function.restype = None
     workspaces = code.score_matching_workspace_bytes, code.latent_chain_workspace_bytes
@@ -101,6 +162,11 @@ def declare(code: ctypes.CDLL) -> None:
         *workspaces,
         code.score_levels_workspace_bytes,
         code.latent_chain_hidden_bytes,
+        code.value_sums_workspace_bytes,
+        code.value_sums_slope_bytes,
+        code.set_network_workspace_bytes,
+        code.set_network_layer_bytes,
+        code.context_walk_workspace_bytes,
         code.vector_alignment,
     ):
         function.restype = ctypes.c_size_t

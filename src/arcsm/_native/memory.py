@@ -29,6 +29,15 @@ def may_evaluate() -> bool:
     return not (torch.is_grad_enabled() or in_transform or torch.are_deterministic_algorithms_enabled())
 
 
+def may_train() -> bool:
+    """Return whether C may take the place of torch and of its first derivatives.
+
+    It may not in transforms of ``torch.func``, in tracing, and in half precision.
+    """
+    in_transform = torch.compiler.is_compiling() or torch._C._functorch.get_interpreter_stack()
+    return not (in_transform or torch.is_autocast_enabled("cpu"))
+
+
 def address(tensor: Tensor) -> ctypes.c_void_p:
     """Return the address of a tensor's first element; the caller must keep the tensor alive until C returns."""
     pointer = tensor.data_ptr()

@@ -153,7 +153,8 @@ class ScoreLevels:
                 found.width, found.width**-2, found.envelope_width, found.window_start, found.window_end,
                 found.output_bias, address(bias), address(weight), address(output_weight), sigma,
             )  # fmt: skip
-            self._levels[sigma] = found._replace(bias=bias, weight=weight, output_weight=output_weight), level
+            kept = found._replace(bias=bias, weight=weight, output_weight=output_weight)
+            self._levels.setdefault(sigma, (kept, level))  # another thread's stays: its addresses are in use
         return self._levels[sigma][1]
 
     def _step(self, step: Step) -> Level:

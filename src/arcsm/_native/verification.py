@@ -12,7 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arcsm._native.interface import Indicators, Level, Network, Rule, Shape
+from arcsm._native.interface import (
+    Embedding,
+    Indicators,
+    Level,
+    Network,
+    Rule,
+    SetNetwork,
+    SetNetworkGradients,
+    Shape,
+    WalkNetwork,
+)
 
 Array = NDArray[Any]
 
@@ -213,6 +223,143 @@ def _piecewise_errors(
     return np.asarray(inside + cells / np.exp(log_mass) * np.minimum(steps, 1.0) + steps * outer)
 
 
+def _is_value_sums_right(code: ctypes.CDLL) -> bool:
+    rows, size, levels, first = int(code.vector_step()) + 3, 5, (0, 3, 0), (0, 0, 1)
+    sizes = [(rows, 3), (rows, size), (1,), (3,), (2, 3, size), (2, size), (3, size), (3, size)]
+    x, grad, *given = _random(sizes)
+    x[:, 1] = np.arange(rows) % 3
+    known = (np.arange(3 * rows).reshape(rows, 3) % 5 > 1).astype(np.float32)
+    embedding, tile = _embedding(levels, first, size, given), ctypes.c_long(int(code.vector_step()))
+    workspace = _Memory(code, code.value_sums_workspace_bytes(ctypes.byref(embedding), tile))
+    slopes = _Memory(code, 2 * rows * code.value_sums_slope_bytes(ctypes.byref(embedding)))
+    sums, gradients = np.zeros((rows, size), np.float32), [np.zeros_like(array) for array in given[2:]]
+    sizes_and_values = ctypes.byref(embedding), tile, ctypes.c_long(rows), _address(x), _address(known)
+    code.value_sums_forward(*sizes_and_values, _address(sums), slopes.address, workspace.address)
+    code.value_sums_backward(
+        *sizes_and_values, _address(grad), slopes.address, *map(_address, gradients), workspace.address
+    )
+
+    def product(*weights: Array) -> float:
+        vectors = _value_vectors(x, levels, first, *given[:2], *weights)
+        return float((grad * (known[..., None] * vectors).sum(1)).sum())
+
+    expected = (known[..., None] * _value_vectors(x, levels, first, *given)).sum(1)
+    right = np.allclose(sums, expected, _RELATIVE_TOLERANCE, _RELATIVE_TOLERANCE)
+    return right and _agree(product, given[2:], float((grad * sums).sum()), gradients)
+
+
+def _embedding(levels: Sequence[int], first: Sequence[int], size: int, arrays: Sequence[Array]) -> Embedding:
+    counts, rows = ((ctypes.c_long * len(levels))(*one) for one in (levels, first))
+    frequencies = len(arrays[0])
+    return Embedding(len(levels), size, levels.count(0), frequencies, counts, rows, *map(_address, arrays))
+
+
+def _value_vectors(
+    x: Array, levels: Sequence[int], first: Sequence[int], frequency: Array, amplitude: Array, weight: Array,
+    bias: Array, table: Array, presence: Array,
+) -> Array:  # fmt: skip
+    """Return the vectors of values by the formula of value_embedding.h, in double precision."""
+    found = []
+    for d, count in enumerate(levels):
+        values = x[:, d].astype(np.float64)
+        if count:
+            found.append(table[first[d] + values.astype(int)] + presence[d])
+            continue
+        angles = values[:, None] * frequency.astype(np.float64)
+        inputs = np.hstack([values[:, None], np.sin(angles), np.cos(angles)]) * amplitude
+        z = inputs @ weight[first[d]].astype(np.float64) + bias[first[d]]
+        found.append(z / (1.0 + np.exp(-z)) + presence[d])
+    return np.stack(found, 1)
+
+
+_SET_SIZES = ((5, 3), (5,), (5, 3), (4, 5, 2), (4, 2), (5, 5), (5,))  # of weights for E = 3, H = 5, D = 4, C = 2
+
+
+def _set_network(weights: Sequence[Array]) -> SetNetwork:
+    return SetNetwork(
+        3, 5, 1, 4, 2, 0.7, 1e-3, *map(_address, weights[:3]), _addresses(weights[5:6]), _addresses(weights[6:]),
+        *map(_address, weights[3:5]),
+    )  # fmt: skip
+
+
+def _is_set_network_right(code: ctypes.CDLL) -> bool:
+    rows = int(code.vector_step()) + 3
+    sums, sizes, terms, dropout, grad, *weights = _random(
+        [(rows, 3), (rows,), (rows, 10), (rows, 5), (rows, 4, 2), *_SET_SIZES]
+    )
+    sizes = np.abs(sizes)
+    network, tile = _set_network(weights), ctypes.c_long(int(code.vector_step()))
+    workspace = _Memory(code, code.set_network_workspace_bytes(ctypes.byref(network), tile))
+    hidden = _Memory(code, 2 * code.set_network_layer_bytes(ctypes.byref(network), tile))
+    contexts, of_weights = np.zeros((rows, 4, 2), np.float32), [np.zeros_like(array) for array in weights]
+    by_sums, by_terms = np.zeros_like(sums), np.zeros_like(terms)
+    code.set_network_forward(
+        ctypes.byref(network), tile, ctypes.c_long(rows), *map(_address, (sums, sizes, terms)), _addresses([dropout]),
+        _address(contexts), hidden.address, workspace.address,
+    )  # fmt: skip
+    to = SetNetworkGradients(
+        *map(_address, of_weights[:3]), _addresses(of_weights[5:6]), _addresses(of_weights[6:]),
+        *map(_address, of_weights[3:5]),
+    )  # fmt: skip
+    code.set_network_backward(
+        ctypes.byref(network), tile, ctypes.c_long(rows), _address(grad), hidden.address, ctypes.byref(to),
+        *map(_address, (by_sums, by_terms)), workspace.address,
+    )  # fmt: skip
+
+    def product(sums: Array, terms: Array, *weights: Array) -> float:
+        return float((grad * _set_contexts(sums, sizes, terms, dropout, *weights)).sum())
+
+    right = np.allclose(contexts, _set_contexts(sums, sizes, terms, dropout, *weights), 1e-4, 1e-4)
+    arrays, gradients = [sums, terms, *weights], [by_sums, by_terms, *of_weights]
+    return right and _agree(product, arrays, float((grad.astype(np.float64) * contexts).sum()), gradients)
+
+
+def _set_contexts(
+    sums: Array, sizes: Array, terms: Array, dropout: Array, first: Array, first_bias: Array, linear: Array,
+    output: Array, output_bias: Array, weight: Array, bias: Array,
+) -> Array:  # fmt: skip
+    """Return the contexts of all dimensions by the formula of set_network.h, for one residual layer."""
+    s = sums.astype(np.float64) / np.sqrt(1.0 + sizes.astype(np.float64))[:, None]
+    h = s @ first.T + first_bias + terms[:, :5]
+    h = h + dropout * _silu(_silu(h) @ weight.T + bias)
+    last = _silu(h / np.sqrt((h**2).mean(1, keepdims=True) + np.float32(1e-3)))
+    last = last + np.float64(np.float32(0.7)) * (s @ linear.T + terms[:, 5:])
+    return np.asarray(np.einsum("bh,dhc->bdc", last, output) + output_bias)
+
+
+def _silu(z: Array) -> Array:
+    return z / (1.0 + np.exp(-z))
+
+
+def _is_context_walk_right(code: ctypes.CDLL) -> bool:
+    rows, size, levels, first, order = int(code.vector_step()) + 3, 3, (0, 3, 0, 0), (0, 0, 1, 2), (2, 0, 3, 1)
+    sizes = [(rows, 4), (rows, 10), (rows, 4, 2), (2, 10), (1,), (3,), (3, 3, size), (3, size), (3, size), (4, size)]
+    x, terms, residuals, residual_weight, *given = _random(sizes)
+    networks = _random(_SET_SIZES), _random(_SET_SIZES, seed=2)
+    x[:, 1] = np.arange(rows) % 3
+    known = (np.arange(4 * rows).reshape(rows, 4) % 7 > 1).astype(np.float32)
+    embedding, tile = _embedding(levels, first, size, given), ctypes.c_long(int(code.vector_step()))
+    structures = [_set_network(weights) for weights in networks]
+    ends = _address(terms), _address(residual_weight)
+    walked = (WalkNetwork * 2)(*(WalkNetwork(ctypes.pointer(one), *ends) for one in structures))
+    columns, count = ctypes.c_long(2), ctypes.byref(structures[0])
+    workspace = _Memory(code, code.context_walk_workspace_bytes(ctypes.byref(embedding), count, columns, tile))
+    contexts = np.zeros((rows, 4, 2), np.float32)
+    code.context_walk(
+        ctypes.byref(embedding), walked, ctypes.c_long(1), (ctypes.c_long * 4)(*order), columns, tile,
+        ctypes.c_long(rows), *map(_address, (x, known, residuals, contexts)), workspace.address,
+    )  # fmt: skip
+    vectors = known[..., None] * _value_vectors(x, levels, first, *given)
+    expected, none = np.zeros_like(contexts), np.ones((rows, 5))
+    for place, d in enumerate(order):
+        before = list(order[:place])
+        sums, number = vectors[:, before].sum(1), known[:, before].sum(1)
+        added = terms + residuals[:, d].astype(np.float64) @ residual_weight
+        large, small = (_set_contexts(sums, number, added, none, *weights)[:, d] for weights in networks)
+        expected[:, d] = np.where(number[:, None] <= 1.0, small, large)
+    return bool(np.allclose(contexts, expected, 1e-4, 1e-4))
+
+
 def _latents(fixed: Array, noise: Array, *weights: Array) -> Array:
     u = np.zeros_like(noise)
     for d in range(noise.shape[1]):
@@ -272,4 +419,7 @@ _CHECKS = {
     "latent_chain": _is_latent_chain_right,
     "score_levels": _are_score_levels_right,
     "piecewise": _is_piecewise_right,
+    "value_sums": _is_value_sums_right,
+    "set_network": _is_set_network_right,
+    "context_walk": _is_context_walk_right,
 }

@@ -1,6 +1,7 @@
 """The one-dimensional engine: densities, distribution functions and quantiles of conditionals from their scores."""
 
 from arcsm.conditionals.conditionals import (
+    SINGLE_TOLERANCE,
     Accuracy,
     Conditionals,
     EvaluationCache,
@@ -9,4 +10,6 @@ from arcsm.conditionals.conditionals import (
     compiled_scores,
 )
 
-__all__ = ["Accuracy", "Conditionals", "EvaluationCache", "Method", "choose_method", "compiled_scores"]
+__all__ = [
+    "SINGLE_TOLERANCE", "Accuracy", "Conditionals", "EvaluationCache", "Method", "choose_method", "compiled_scores",
+]  # fmt: skip

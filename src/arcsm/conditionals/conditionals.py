@@ -44,10 +44,11 @@ _CHANGE_AT = (-1.0, -0.5, 0.0, 0.5, 1.0)  # half cells from the middle, where th
 #: Points of the quadrature of cells. If the log density is linear, 6 are accurate to 1e-6 nats for a change by 6 nats,
 #: and 20 for a change by 100 nats.
 _FEW_CELL_POINTS, _CELL_POINTS = 6, 20
-_SINGLE_TOLERANCE = 1e-4  # nats; rounding in single precision changes log densities by about a tenth of it
 _LARGE = 1e15  # standardised values whose squares are numbers in single precision
 _MAX_CORRECTION = 0.2  # of a quantile, in standard deviations of noise
 _MAX_TAIL_SHARE = 1e-3  # of the mass outside the range of a head that may have any tails
+#: Nats; rounding in single precision changes log densities by about a tenth of it.
+SINGLE_TOLERANCE = 1e-4
 CONDITIONALS_AT_A_TIME = 4096  #: conditionals integrated together
 _BLOCK_BYTES = 1 << 21  # activations of one layer that each thread evaluates at a time; larger blocks miss the cache
 
@@ -197,7 +198,7 @@ class Conditionals:
 
     def _may_be_single(self, x: Tensor) -> bool:
         """Return whether the tolerance for densities at ``x (N,)`` allows single precision, which is faster in C."""
-        accurate = self.compiled is not None and self.accuracy.tol >= _SINGLE_TOLERANCE
+        accurate = self.compiled is not None and self.accuracy.tol >= SINGLE_TOLERANCE
         return self.single or (accurate and _native.may_evaluate() and bool((x.abs() < _LARGE).all()))
 
     def _evaluate(self, x: Tensor, rows: Tensor | slice, sigma: float | None) -> tuple[Tensor, Tensor]:

@@ -58,13 +58,15 @@ def map_conditionals(
     with_gradients: bool = False,
     needs_values: bool = True,
     order: Tensor | None = None,
+    single: bool = False,
 ) -> Tensor:
     """Apply a function to the conditional of every value of every row, in bounded memory.
 
     Rows ``z (*, D)``, each with its own condition, give results ``(*, D)``. If the function ``needs_values``, the
     result of a missing value (NaN) is NaN. Gradients flow only ``with_gradients``; without them, a backward pass to
     rows or conditions raises a ``NotImplementedError``. Integrals that missed their tolerance cause one
-    :class:`AccuracyWarning`. An ``order``, ``(D,)`` or ``(*, D)``, replaces that of the context.
+    :class:`AccuracyWarning`. An ``order``, ``(D,)`` or ``(*, D)``, replaces that of the context. Contexts may be in
+    ``single`` precision.
     """
     keep_freed_memory()
     features = context.features
@@ -74,13 +76,16 @@ def map_conditionals(
     by_part = [d for part in head_parts for d in part.columns]
     places = slice(None) if len(head_parts) == 1 else [by_part.index(d) for d in range(features)]
 
-    def order_of(part: slice) -> tuple[Tensor, ...]:
+    is_compiled = hasattr(context, "_orig_mod")
+    contexts_of = context.in_single_precision if single and not is_compiled else context
+
+    def order_of(part: slice) -> dict[str, Tensor]:
         if order is None:
-            return ()
-        return (order if order.ndim == 1 else order.reshape(-1, features)[part],)
+            return {}
+        return {"order": order if order.ndim == 1 else order.reshape(-1, features)[part]}
 
     def results(part: slice) -> tuple[Tensor, int]:
-        contexts = context(flat[part], rows(part), *order_of(part))  # (B, D, C)
+        contexts = contexts_of(flat[part], rows(part), **order_of(part))  # (B, D, C)
         found, unconverged = [], 0
         for one, columns in head_parts:
             its = slice(None) if len(columns) == features else list(columns)

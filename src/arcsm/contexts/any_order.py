@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from arcsm._native import available, context_walk, may_evaluate, supports
 from arcsm._runtime.conditions import Condition
 from arcsm._runtime.random import Source
 from arcsm._runtime.sizes import check_layers, check_size, whole_numbers
@@ -20,6 +21,8 @@ from arcsm.contexts.parents import Parents
 from arcsm.contexts.set_networks import SetNetwork, SetNetworks, Sets
 from arcsm.contexts.value_embedding import ValueEmbedding
 from arcsm.errors import readable
+
+_MAX_SINUSOIDS = 256  # of a context in C, which keeps them on its stack
 
 
 class AnyOrder(Context):
@@ -272,6 +275,36 @@ class AnyOrder(Context):
         linear = None if self.linear is None else self.linear.in_order(x, known, order)
         return self._contexts(totals, counts, condition, shape, on_line, linear)
 
+    def in_single_precision(self, x: Tensor, condition: Condition | None = None, order: Order | None = None) -> Tensor:
+        """Return :meth:`forward` without gradients, if possible in C and in single precision, whatever the type of x.
+
+        An order for each row, and more than a few hundred sinusoids, need torch.
+        """
+        self.check_input(x)
+        shape = x.shape[:-1]
+        checked = self.check_order(order, shape)
+        x = x.reshape(-1, self.features)
+        values, weights = x.detach().float(), [weight.detach().float() for weight in self.parameters()]
+        is_possible = checked.ndim == 1 and self.sinusoids <= _MAX_SINUSOIDS and may_evaluate()
+        if not is_possible or not supports(values, *weights) or not available():
+            return self(x.reshape(*shape, self.features), condition, order)
+        is_known = (~self._parents.left_out(x)).to(x)
+        on_line = None if self.base is None else self.base.in_order(x, is_known, checked)
+        linear = None if self.linear is None else self.linear.in_order(x, is_known, checked)
+        condition = self.embed_condition(condition, shape) if self.is_conditional else None
+        terms = self.networks.condition_terms(condition, len(x)) if self.is_conditional else None
+        residuals = None if on_line is None else on_line.residuals.float()
+        walked, known = self.networks.walked(terms, self._columns_on_line), is_known.float()
+        vectors = self.values.vectors().to(torch.float32)
+        contexts = context_walk(vectors, walked, self.small_sets, checked.tolist(), values, known, residuals).to(x)
+        if linear is not None:
+            is_small = None
+            if self.small_sets:
+                is_small = sum_before(is_known.unsqueeze(-1), checked) <= self.small_sets
+            contexts = self.networks.with_units(contexts, linear, is_small)
+        contexts = contexts if on_line is None else _located(contexts, on_line.pairs)
+        return contexts.reshape(*shape, self.features, self.context_features)
+
     def given_others(self, x: Tensor, condition: Condition | None = None) -> Tensor:
         """Return the contexts of all dimensions given all other known values, ``(*, D, C)``; see :meth:`forward`."""
         self.check_input(x)
@@ -332,7 +365,7 @@ class AnyOrder(Context):
         set has come before them in every order.
         """
         self.check_input(x)
-        vectors, is_value = self._embed(x)
+        is_value = (~self._parents.left_out(x)).to(x)
         is_target = None
         if len(self.targets) < self.features:
             is_target = torch.tensor([d in self.targets for d in range(self.features)], device=x.device)
@@ -341,8 +374,8 @@ class AnyOrder(Context):
         present = ~x.isnan() if is_target is None else ~x.isnan() & is_target
         for d, parent in self._parents.of.items():
             present[:, d] &= x[:, parent] < 0.5
-        known_values = known.to(vectors) * is_value
-        sums = torch.bmm(known_values.unsqueeze(1), vectors)[:, 0]  # (B, E)
+        known_values = known * is_value
+        sums = self.values.sums(x, known_values)  # (B, E)
         on_line = None if self.base is None else self.base(x, known_values)
         condition = self.embed_condition(condition, x.shape[:-1])
         residuals = None if on_line is None else on_line.residuals[:, 0]  # of the one set of a row

@@ -100,6 +100,11 @@ class Context(nn.Module, ABC):
             ValueError: If the shape of ``x`` or the condition is wrong.
         """
 
+    def in_single_precision(self, x: Tensor, condition: Condition | None = None, order: Order | None = None) -> Tensor:
+        """Return :meth:`forward` where errors of single precision do not matter, which may be faster."""
+        contexts: Tensor = self(x, condition, **order_arguments(self, order))
+        return contexts
+
     @abstractmethod
     def begin(self, batch_shape: Sequence[int], condition: Condition | None = None) -> Any:
         """Return the state before the first step for a batch of rows, with gradients switched off.

@@ -9,7 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from arcsm._native import (
+    SetWeights,
+    WalkedNetwork,
+    available,
+    may_train,
+    set_network_backward,
+    set_network_forward,
+    supports,
+)
 from arcsm._runtime.conditions import Condition
+from arcsm.contexts.compiled import Compiled, call
 from arcsm.errors import readable
 
 _FASTER = 30.0  # factor of the weights of linear predictions, which are learned sooner than others
@@ -85,17 +95,26 @@ class SetNetwork(nn.Module):
         """The factor of weights that are learned more slowly than others."""
         return self.first.in_features**-0.5
 
+    def weights(self) -> SetWeights:
+        """Return the weights, for C."""
+        layers = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        deeper = [weight for layer in layers for weight in (layer.weight, layer.bias)]
+        of_sets = self.first.weight, self.first.bias, self.linear.weight, self.output_weight, self.output_bias
+        return SetWeights(self._slowly, _SMALLEST_MEAN_SQUARE, *of_sets, tuple(deeper))
+
+    def residual_weights(self, columns: Sequence[int]) -> Tensor | None:
+        """Return the weights of the residuals of some columns in both hidden layers, ``(K, 2 H)``."""
+        return None if self.residual_weight is None else self.residual_weight[list(columns)] * self._slowly
+
+    def _with_residuals(self, sets: Sets, term: Tensor) -> Tensor:
+        weight = self.residual_weights(sets.columns)
+        return term if sets.residuals is None or weight is None else term + sets.residuals @ weight
+
     def hidden(self, sets: Sets, term: Tensor) -> Tensor:
         """Return the last hidden layer, :math:`g(s) + A s`, with the ``term`` of the condition, ``(*, H)``."""
         s = sets.total * (1.0 + sets.size).rsqrt()
-        if sets.residuals is not None and self.residual_weight is not None:
-            term = term + sets.residuals @ (self.residual_weight[list(sets.columns)] * self._slowly)
-        of_first, of_last = term.chunk(2, -1)
-        h = self.first(s) + of_first
-        for layer in self.layers:
-            h = h + F.dropout(F.silu(layer(F.silu(h))), self.dropout, self.training)
-        g = F.silu(F.rms_norm(h, h.shape[-1:], eps=_SMALLEST_MEAN_SQUARE))
-        return g + (self.linear(s) + of_last) * self._slowly
+        term = self._with_residuals(sets, term)
+        return _hidden(self.weights(), s, term, lambda _, h: F.dropout(h, self.dropout, self.training))
 
     def of_one(self, sets: Sets, term: Tensor, d: int) -> Tensor:
         """Return the contexts of dimension ``d``, ``(B, C)``; the ``term`` is that of the condition."""
@@ -107,6 +126,11 @@ class SetNetwork(nn.Module):
 
     def of_all(self, sets: Sets, term: Tensor) -> Tensor:
         """Return the contexts of all dimensions given one set, ``(B, D, C)``."""
+        if may_train() and supports(sets.total, sets.size, *self.parameters()) and available():
+            needs_term = self.condition is not None or sets.residuals is not None
+            terms = [self._with_residuals(sets, term)] if needs_term else []
+            function = _AllContexts(self, sets, needs_term)
+            return self._with_units(call(function, sets.total, *terms, *self.weights().tensors), sets)
         weight = self.output_weight.transpose(1, 2).flatten(0, 1)  # (D * C, H)
         contexts = F.linear(self.hidden(sets, term), weight, self.output_bias.flatten())
         return self._with_units(contexts.unflatten(-1, self.output_bias.shape), sets)
@@ -119,13 +143,57 @@ class SetNetwork(nn.Module):
         return self._with_units(contexts, sets, dimensions)
 
     def _with_units(self, contexts: Tensor, sets: Sets, dimensions: Tensor | None = None) -> Tensor:
+        return self.with_units(contexts, sets.linear, dimensions)
+
+    def with_units(self, contexts: Tensor, linear: Tensor | None, dimensions: Tensor | None = None) -> Tensor:
         """Return contexts of all or some dimensions ``(B, D, C)`` with what their units add."""
-        if sets.linear is None or self.unit_weight is None:
+        if linear is None or self.unit_weight is None:
             return contexts
-        terms = (sets.linear.unsqueeze(-1) * (_FASTER * self.unit_weight)).sum(-2)  # (B, U, C)
+        terms = (linear.unsqueeze(-1) * (_FASTER * self.unit_weight)).sum(-2)  # (B, U, C)
         owners = torch.tensor(self.owners, device=contexts.device)
         every = terms.new_zeros(terms.shape[0], *self.output_bias.shape).index_add(1, owners, terms)
         return contexts + (every if dimensions is None else every[:, dimensions]).to(contexts)
+
+
+def _hidden(weights: SetWeights, s: Tensor, term: Tensor | None, dropout: Callable[[int, Tensor], Tensor]) -> Tensor:
+    """Return the last hidden layer of scaled sums, with a term; ``dropout`` maps the units of a residual layer."""
+    of_first, of_last = (0.0, 0.0) if term is None else term.chunk(2, -1)
+    h = F.linear(s, weights.first_weight, weights.first_bias) + of_first
+    for number, (weight, bias) in enumerate(zip(weights.layers[0::2], weights.layers[1::2], strict=True)):
+        h = h + dropout(number, F.silu(F.linear(F.silu(h), weight, bias)))
+    g = F.silu(F.rms_norm(h, h.shape[-1:], eps=weights.smallest))
+    return g + (F.linear(s, weights.linear_weight) + of_last) * weights.slowly
+
+
+class _AllContexts(Compiled):
+    """Contexts of all dimensions, a function of sums, of the terms of conditions, if there are any, and of weights."""
+
+    def __init__(self, network: SetNetwork, sets: Sets, has_terms: bool) -> None:
+        self.weights, self.sizes, self.has_terms = network.weights(), sets.size[:, 0].detach(), has_terms
+        shape, rate = (len(sets.total), network.first.out_features), network.dropout if network.training else 0.0
+        of_layers = [sets.total.new_empty(shape) for _ in network.layers] if rate else []
+        self.dropout = [factors.bernoulli_(1.0 - rate).div_(1.0 - rate) for factors in of_layers]
+
+    def _parts(self, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor | None, SetWeights]:
+        sums, *others = tensors
+        term = others.pop(0) if self.has_terms else None
+        return sums, term, self.weights.replaced(others)
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        sums, term, weights = self._parts(tensors)
+        contexts, self.hidden = set_network_forward(weights, sums, self.sizes, term, self.dropout)
+        return contexts
+
+    def backward(self, grad: Tensor, *tensors: Tensor) -> list[Tensor | None]:
+        _, _, weights = self._parts(tensors)
+        gradients, by_sums, by_terms = set_network_backward(weights, grad, self.hidden, self.has_terms)
+        return [by_sums, *([by_terms] if self.has_terms else []), *gradients]
+
+    def in_torch(self, *tensors: Tensor) -> Tensor:
+        sums, term, weights = self._parts(tensors)
+        s = sums * (1.0 + self.sizes.unsqueeze(-1)).rsqrt()
+        last = _hidden(weights, s, term, lambda layer, h: h * self.dropout[layer] if self.dropout else h)
+        return torch.einsum("bh,dhc->bdc", last, weights.output_weight) + weights.output_bias
 
 
 class SetNetworks(nn.Module):
@@ -154,6 +222,24 @@ class SetNetworks(nn.Module):
         """Return what an embedded condition adds to the hidden layers of each network, ``(B, 2 H)``."""
         networks = [self.large] if self.small is None else [self.large, self.small]
         return [network.condition_term(condition, rows) for network in networks]
+
+    def walked(self, terms: Sequence[Tensor] | None, columns: Sequence[int]) -> list[WalkedNetwork]:
+        """Return the networks in single precision, for C, with the terms of conditions and the columns on a line."""
+        found = []
+        for number, network in enumerate([self.large] if self.small is None else [self.large, self.small]):
+            weights, term = network.weights(), None if terms is None else terms[number].float()
+            residual = network.residual_weights(columns)
+            residual = None if residual is None else residual.float()
+            weights = weights.replaced([weight.float() for weight in weights.tensors])
+            found.append(WalkedNetwork(weights, term, residual))
+        return found
+
+    def with_units(self, contexts: Tensor, linear: Tensor, is_small: Tensor | None) -> Tensor:
+        """Return contexts ``(B, D, C)`` with what the units add, for small sets those of their network."""
+        large = self.large.with_units(contexts, linear)
+        if self.small is None or is_small is None:
+            return large
+        return torch.where(is_small, self.small.with_units(contexts, linear), large)
 
     def of_one(self, sets: Sets, d: int) -> Tensor:
         """Return the contexts of dimension ``d`` given the set of each row, ``(B, C)``."""

@@ -1,11 +1,13 @@
 """Vectors for the values of a row, numbers or levels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from arcsm._native import ValueVectors, available, may_train, supports, value_sums_backward, value_sums_forward
+from arcsm.contexts.compiled import Compiled, call
 from arcsm.contexts.made import FourierFeatures
 from arcsm.fourier_features import cosine_basis
 
@@ -45,7 +47,7 @@ class ValueEmbedding(nn.Module):
         first = torch.tensor([0, *counts]).cumsum(0)[:-1].clone()  # an empty view of more could not be exported
         self.register_buffer("_first", first, persistent=False)
         self.register_buffer("_last", torch.tensor(counts, dtype=torch.long) - 1, persistent=False)
-        self._counts, self._ordered = counts, set(ordered)
+        self._counts, self._ordered, self._levels = counts, set(ordered), tuple(levels)
         for d in ordered:
             self.register_buffer(f"_basis_{d}", cosine_basis(levels[d]), persistent=False)
 
@@ -57,16 +59,44 @@ class ValueEmbedding(nn.Module):
     _last: Tensor  # the last level of each nominal column
 
     def forward(self, x: Tensor) -> Tensor:
+        table = None if self.level_vectors is None else self._vectors(self.nominal)
+        return self._embedded(x, self.weight, self.bias, table, self.presence)
+
+    def _embedded(
+        self, x: Tensor, weight: Tensor | None, bias: Tensor, table: Tensor | None, presence: Tensor
+    ) -> Tensor:
+        """Return vectors of values by some weights, and by the vectors of all levels."""
         vectors = []
-        if self.weight is not None:
+        if self.numeric and weight is not None:
             numbers = x[:, self.numeric] if self.nominal else x
             inputs = self.inputs(numbers).unflatten(-1, (-1, self.inputs.features)).transpose(0, 1)  # (D, B, P)
-            hidden = torch.baddbmm(self.bias.unsqueeze(1), inputs, self.amplitudes * self.weight)
+            hidden = torch.baddbmm(bias.unsqueeze(1), inputs, self.amplitudes * weight)
             vectors.append(F.silu(hidden).transpose(0, 1))  # (B, D, E)
-        if self.level_vectors is not None:
-            vectors.append(F.embedding(self._clipped(x[:, self.nominal], slice(None)), self._vectors(self.nominal)))
+        if self.nominal and table is not None:
+            vectors.append(F.embedding(self._clipped(x[:, self.nominal], slice(None)), table))
         found = vectors[0] if len(vectors) == 1 else torch.cat(vectors, 1)[:, self._places]
-        return found + self.presence
+        return found + presence
+
+    def sums(self, x: Tensor, known: Tensor) -> Tensor:
+        """Return the sums ``(B, E)`` of the vectors of the values ``x (B, D)`` that are ``known (B, D)``, 1 or 0."""
+        is_plain = may_train() and not x.requires_grad and not known.requires_grad
+        if is_plain and supports(x, known, *self.parameters()) and available():
+            vectors = self.vectors()
+            return call(_Sums(vectors, x, known, self._summed), *vectors.weights)
+        return torch.bmm(known.unsqueeze(1), self(torch.where(known > 0.0, x, 0.0)))[:, 0]
+
+    def _summed(self, x: Tensor, known: Tensor, *weights: Tensor) -> Tensor:
+        """Return :meth:`sums` by other weights, computed in torch."""
+        return torch.bmm(known.unsqueeze(1), self._embedded(x, *weights))[:, 0]
+
+    def vectors(self) -> ValueVectors:
+        """Return what makes vectors of values, for C."""
+        like = self.presence
+        weight = like.new_zeros(0, self.inputs.features, like.shape[1]) if self.weight is None else self.weight
+        bias = like.new_zeros(0, like.shape[1]) if self.weight is None else self.bias
+        table = like.new_zeros(0, like.shape[1]) if self.level_vectors is None else self._vectors(self.nominal)
+        frequencies, amplitudes = self.inputs.frequencies.to(like), self.amplitudes[:, 0].to(like)
+        return ValueVectors(self._levels, frequencies, amplitudes, weight, bias, table, like)
 
     def column(self, d: int, x: Tensor) -> Tensor:
         """Return the vectors of values ``(B,)`` of column ``d``, ``(B, E)``."""
@@ -92,6 +122,23 @@ class ValueEmbedding(nn.Module):
     def _clipped(self, x: Tensor, columns: slice) -> Tensor:
         """Return the rows of ``level_vectors`` of levels, each clipped to those of its column."""
         return torch.minimum(x.round().clamp(min=0).long(), self._last[columns]) + self._first[columns]
+
+
+class _Sums(Compiled):
+    """Sums of the vectors of known values."""
+
+    def __init__(self, vectors: ValueVectors, x: Tensor, known: Tensor, in_torch: Callable[..., Tensor]) -> None:
+        self.vectors, self.x, self.known, self.summed = vectors, x, known, in_torch
+
+    def forward(self, *weights: Tensor) -> Tensor:
+        sums, self.slopes = value_sums_forward(self.vectors, self.x, self.known)
+        return sums
+
+    def backward(self, grad: Tensor, *weights: Tensor) -> list[Tensor | None]:
+        return list(value_sums_backward(self.vectors, self.x, self.known, grad, self.slopes))
+
+    def in_torch(self, *weights: Tensor) -> Tensor:
+        return self.summed(torch.where(self.known > 0.0, self.x, 0.0), self.known, *weights)
 
 
 def _weights(*shape: int, std: float) -> nn.Parameter | None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from arcsm._runtime.modes import torch_threads
 from arcsm._runtime.progress import track
 from arcsm.contexts import AnyOrder
 from arcsm.contexts.linear_base import LinearBase
@@ -21,7 +22,7 @@ from arcsm.estimators.model_columns import ModelColumns
 from arcsm.estimators.table_config import FEW_ROWS, TableConfig
 from arcsm.estimators.table_model import Order, TableModel, with_last
 from arcsm.model import AutoregressiveModel
-from arcsm.training.callbacks import TrainingState
+from arcsm.training.callbacks import Callback, TrainingState
 from arcsm.training.config import TrainConfig
 from arcsm.training.density import fit
 
@@ -107,7 +108,7 @@ def train_table_model(
             with work.part(config.max_steps), warnings.catch_warnings():
                 if choose_level:  # the best weights are kept, wherever the training ends
                     warnings.simplefilter("ignore", TrainingWarning)
-                fit(model, inputs, held_out, training, callbacks=[choice] if choose_level else ())
+                _fit(model, inputs, held_out, training, [choice] if choose_level else ())
             trained.load_state_dict(choice.weights if choose_level else model.state_dict())
             if not choose_level:
                 calibrate(trained)
@@ -118,6 +119,18 @@ def train_table_model(
                 _learn_small_sets(chosen, small_sets, inputs, seed, device)
         chosen.measure_reach(some)
     return chosen
+
+
+def _fit(
+    model: AutoregressiveModel,
+    inputs: Tensor,
+    held_out: Tensor | None,
+    config: TrainConfig,
+    callbacks: Sequence[Callback] = (),
+) -> None:
+    """Train on one thread. The products of a step are small: two threads gain nothing, and wait for each other."""
+    with torch_threads(1):
+        fit(model, inputs, held_out, config, callbacks=callbacks)
 
 
 def _small_set_steps(config: TableConfig) -> int:
@@ -141,7 +154,7 @@ def _learn_small_sets(table: TableModel, size: int, inputs: Tensor, seed: int, d
     model.head.requires_grad_(False)
     with model.context.small_sets_only(size), warnings.catch_warnings():
         warnings.simplefilter("ignore", TrainingWarning)  # of a loss that is noisier, being that of few values
-        fit(model, inputs, config=training)
+        _fit(model, inputs, None, training)
     model.head.requires_grad_(True)
     table.model = model.to(table.model.shift.device).double().eval()
 
@@ -215,7 +228,7 @@ class _Choice:
         targets: Sequence[int] | None,
         stops: bool,
     ) -> None:
-        self.stops = stops
+        self.stops, self.threads = stops, torch.get_num_threads()
         self.candidate, self.config, self.inputs = candidate, config, inputs
         self.valid, self.calibrate, self.targets = valid, calibrate, targets
         self.density, self.weights = -math.inf, dict[str, Tensor]()
@@ -225,7 +238,9 @@ class _Choice:
         if state.step not in self.steps:
             return
         needs_annealing = self.targets is None and state.step < self.config.steps
-        is_better = self._compare(self._annealed(state) if needs_annealing else state.averaged_model)
+        model = self._annealed(state) if needs_annealing else state.averaged_model
+        with torch_threads(self.threads):
+            is_better = self._compare(model)
         if self.stops and not is_better:
             state.stop()
 
@@ -234,7 +249,7 @@ class _Choice:
         model: AutoregressiveModel = copy.deepcopy(state.model)
         steps, rate = max(1, round(_BRANCH_STEPS * self.config.steps)), state.optimizer.param_groups[0]["lr"]
         changes = {"steps": steps, "learning_rate": rate, "seed": (self.config.seed + state.step) % 2**63}
-        fit(model, self.inputs, config=self.config.model_copy(update=changes))
+        _fit(model, self.inputs, None, self.config.model_copy(update=changes))
         return model
 
     def _compare(self, model: AutoregressiveModel) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from arcsm import registry
 from arcsm._runtime.conditions import Condition
 from arcsm._runtime.random import Source
-from arcsm.conditionals import Conditionals
+from arcsm.conditionals import SINGLE_TOLERANCE, Accuracy, Conditionals
 from arcsm.conditionals.traversal import (
     Integration,
     ValueFunction,
@@ -272,13 +272,14 @@ class AutoregressiveModel(
         """
         build = self.conditionals_builder(level, method, **checked_integration(integration))
         closed_form = self.head.normalised and method in (None, "closed_form")
+        single = self.shift.dtype == torch.float32 or integration.get("tol", Accuracy.tol) >= SINGLE_TOLERANCE
         z = self.context.resolved(self.standardise(x))
         if not closed_form and is_mapped(x):
             raise NotImplementedError("torch.func.vmap cannot integrate conditionals; pass all rows at once, (*, D)")
         condition = self.standardise_condition(condition, x.shape[:-1])
         orders = self.context.check_order(order, x.shape[:-1]) if order_arguments(self.context, order) else None
         return map_conditionals(
-            function, self.context, self.head, z, condition, build, closed_form, needs_values, orders
+            function, self.context, self.head, z, condition, build, closed_form, needs_values, orders, single
         )
 
     def density_function(self, cells: Tensor | Sequence[float] | None = None) -> ValueFunction:
