@@ -39,15 +39,15 @@ class ValueVectors(NamedTuple):
     def structure(self) -> Embedding:
         """Return the structure for C, which the tensors must outlive; they are contiguous."""
         self.check()
-        numeric, places, first, row = 0, [], [], 0
+        numbers, places, rows = 0, list[int](), 0
         for levels in self.levels:
-            places.append(row if levels else numeric)
-            row, numeric = row + levels, numeric + (not levels)
+            places.append(rows if levels else numbers)
+            rows, numbers = rows + levels, numbers + (not levels)
         first = (ctypes.c_long * len(places))(*places)
         counts = (ctypes.c_long * len(places))(*self.levels)
         size, frequencies = self.presence.shape[1], len(self.frequencies)
         return Embedding(
-            len(places), size, numeric, frequencies, counts, first, *(address(t) for t in self[1:])
+            len(places), size, numbers, frequencies, counts, first, *(address(t) for t in self[1:])
         )  # fmt: skip
 
     def check(self) -> None:
@@ -69,7 +69,7 @@ def value_sums_forward(vectors: ValueVectors, x: Tensor, known: Tensor) -> tuple
     embedding = vectors.structure()
     check_shapes("value_sums", (x, known), x.shape == known.shape == (len(x), len(vectors.levels)))
     sums = x.new_empty(len(x), vectors.presence.shape[1])
-    numbers = int((known > 0.0).sum()) if all(vectors.levels) is False else 0
+    numbers = int((known > 0.0).sum()) if 0 in vectors.levels else 0
     slopes = allocate(numbers * int(library().value_sums_slope_bytes(ctypes.byref(embedding))))
     tile, workspace = _workspace(embedding, len(x))
     library().value_sums_forward(
