@@ -11,6 +11,6 @@ from arcsm._native import build
 def fresh_compilation(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Compile anew within a test, with the default compiler, and forget the result."""
     monkeypatch.delenv("CC", raising=False)
-    build._load_library.cache_clear()
+    build._compiled_library.cache_clear()
     yield
-    build._load_library.cache_clear()
+    build._compiled_library.cache_clear()

@@ -161,6 +161,6 @@ def test_latents_are_the_same_without_a_compiler(monkeypatch: pytest.MonkeyPatch
     inputs = random_chain(20, 5, 6)
     in_c = chain_and_gradients(inputs, torch.float32)
     monkeypatch.setenv("CC", "no-such-compiler")
-    build._load_library.cache_clear()
+    build._compiled_library.cache_clear()
     for expected, result in zip(in_c, chain_and_gradients(inputs, torch.float32), strict=True):
         torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)

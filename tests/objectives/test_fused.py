@@ -354,7 +354,7 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def forget_compilation() -> None:
-    build._load_library.cache_clear()
+    build._compiled_library.cache_clear()
     fused._warn_not_compiled.cache_clear()
 
 

@@ -8,7 +8,7 @@ and ``context_walk.c`` evaluates it. All are optional: without a C compiler the 
 slowly.
 """
 
-from arcsm._native.build import CompilationError, available, library
+from arcsm._native.build import CompilationError, available, library, start_compiling
 from arcsm._native.context_walk import WalkedNetwork, context_walk
 from arcsm._native.interface import Indicators, Rule
 from arcsm._native.latent_chain import LatentChain, latent_chain_backward, latent_chain_forward, latent_chain_moments
@@ -24,5 +24,5 @@ __all__ = [
     "SetWeights", "Step", "ValueVectors", "WalkedNetwork", "available", "context_walk", "latent_chain_backward",
     "latent_chain_forward", "latent_chain_moments", "library", "may_evaluate", "may_train", "piecewise_cell_errors",
     "piecewise_errors", "piecewise_integrate", "readable", "score_matching_forward_backward", "set_network_backward",
-    "set_network_forward", "supports", "value_sums_backward", "value_sums_forward",
+    "set_network_forward", "start_compiling", "supports", "value_sums_backward", "value_sums_forward",
 ]  # fmt: skip

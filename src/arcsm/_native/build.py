@@ -15,6 +15,7 @@ from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
+from threading import Lock, Thread
 
 from arcsm._native.interface import declare
 from arcsm._native.verification import first_wrong_result
@@ -23,7 +24,7 @@ from arcsm.errors import warn
 _COMPILERS = ("cc", "gcc", "clang")
 _SOURCES = (
     "score_matching.c", "latent_chain.c", "score_levels.c", "piecewise.c", "value_sums.c", "set_network.c",
-    "context_walk.c",
+    "context_walk.c", "kernels.c",
 )  # fmt: skip
 _HEADERS = "kernels.h", "value_embedding.h", "set_network.h"
 _FLAGS = (
@@ -33,6 +34,7 @@ _FLAGS = (
 )  # fmt: skip
 _PROCESSOR_FLAGS = (("-march=native",), ("-mcpu=native",), ())  # the first that the compiler accepts is used
 _TIMEOUT_SECONDS = 60.0
+_LOCK = Lock()  # of the compilation
 
 
 class CompilationError(RuntimeError):
@@ -55,8 +57,19 @@ def available() -> bool:
     return not isinstance(_load_library(), CompilationError)
 
 
-@lru_cache
+def start_compiling() -> None:
+    """Compile on another thread, unless that has been done, so that whoever needs the library later waits less."""
+    if not _compiled_library.cache_info().currsize:
+        Thread(target=available, name="arcsm compilation").start()
+
+
 def _load_library() -> ctypes.CDLL | CompilationError:
+    with _LOCK:
+        return _compiled_library()
+
+
+@lru_cache
+def _compiled_library() -> ctypes.CDLL | CompilationError:
     try:
         with tempfile.TemporaryDirectory(prefix="arcsm-", ignore_cleanup_errors=True) as folder:
             for file in (*_SOURCES, *_HEADERS):

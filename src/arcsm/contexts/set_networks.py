@@ -126,11 +126,13 @@ class SetNetwork(nn.Module):
 
     def of_all(self, sets: Sets, term: Tensor) -> Tensor:
         """Return the contexts of all dimensions given one set, ``(B, D, C)``."""
-        if may_train() and supports(sets.total, sets.size, *self.parameters()) and available():
+        weights = self.weights()
+        if may_train() and supports(sets.total, sets.size, *weights.tensors) and available():
             needs_term = self.condition is not None or sets.residuals is not None
             terms = [self._with_residuals(sets, term)] if needs_term else []
-            function = _AllContexts(self, sets, needs_term)
-            return self._with_units(call(function, sets.total, *terms, *self.weights().tensors), sets)
+            rate = self.dropout if self.training else 0.0
+            function = _AllContexts(weights, sets, needs_term, rate)
+            return self._with_units(call(function, sets.total, *terms, *weights.tensors), sets)
         weight = self.output_weight.transpose(1, 2).flatten(0, 1)  # (D * C, H)
         contexts = F.linear(self.hidden(sets, term), weight, self.output_bias.flatten())
         return self._with_units(contexts.unflatten(-1, self.output_bias.shape), sets)
@@ -168,10 +170,10 @@ def _hidden(weights: SetWeights, s: Tensor, term: Tensor | None, dropout: Callab
 class _AllContexts(Compiled):
     """Contexts of all dimensions, a function of sums, of the terms of conditions, if there are any, and of weights."""
 
-    def __init__(self, network: SetNetwork, sets: Sets, has_terms: bool) -> None:
-        self.weights, self.sizes, self.has_terms = network.weights(), sets.size[:, 0].detach(), has_terms
-        shape, rate = (len(sets.total), network.first.out_features), network.dropout if network.training else 0.0
-        of_layers = [sets.total.new_empty(shape) for _ in network.layers] if rate else []
+    def __init__(self, weights: SetWeights, sets: Sets, has_terms: bool, rate: float) -> None:
+        self.weights, self.sizes, self.has_terms = weights, sets.size[:, 0].detach(), has_terms
+        shape = len(sets.total), len(weights.first_bias)
+        of_layers = [sets.total.new_empty(shape) for _ in weights.layers[1::2]] if rate else []
         self.dropout = [factors.bernoulli_(1.0 - rate).div_(1.0 - rate) for factors in of_layers]
 
     def _parts(self, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor | None, SetWeights]:

@@ -80,8 +80,8 @@ class ValueEmbedding(nn.Module):
     def sums(self, x: Tensor, known: Tensor) -> Tensor:
         """Return the sums ``(B, E)`` of the vectors of the values ``x (B, D)`` that are ``known (B, D)``, 1 or 0."""
         is_plain = may_train() and not x.requires_grad and not known.requires_grad
-        if is_plain and supports(x, known, *self.parameters()) and available():
-            vectors = self.vectors()
+        vectors = self.vectors()
+        if is_plain and supports(x, known, *vectors.weights) and available():
             return call(_Sums(vectors, x, known, self._summed), *vectors.weights)
         return torch.bmm(known.unsqueeze(1), self(torch.where(known > 0.0, x, 0.0)))[:, 0]
 

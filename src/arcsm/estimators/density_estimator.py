@@ -12,6 +12,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from arcsm._native import start_compiling
 from arcsm._runtime.devices import resolve_device
 from arcsm.estimators.base import TableEstimator
 from arcsm.estimators.checks import check_training_rows
@@ -67,6 +68,7 @@ class DensityEstimator(TableEstimator):
         With ``targets``, it models the conditionals of so many last columns given the others, and nothing else.
         """
         self._check_arguments()
+        start_compiling()
         numbers, train, held_out, seed = self._prepare(X, targets)
         modelled = torch.from_numpy(numbers[:, self.columns_.modelled])
         self.held_out_rows_ = held_out

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from arcsm._native import start_compiling
 from arcsm._runtime import process_group
 from arcsm._runtime.conditions import Condition, map_condition
 from arcsm._runtime.files import FilePath
@@ -190,6 +191,8 @@ class DensityTask(TrainingTask):
         self.model, self.objective = model, objective or configured_objective(config)
         self.group = process_group.group()
         device = self.group.device(config.device)
+        if device.type == "cpu":
+            start_compiling()
         training = training_data(x_train, condition_train, model, device, config, self.group.size)
         self.source, self.data = training.source, dict(training.source.data)
         self.held_out: Batch | None = None
@@ -244,17 +247,17 @@ class DensityTask(TrainingTask):
             raise NonFiniteError(f"the loss is {loss}")
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
-        is_finite = math.isfinite(float(norm))
+        norm = float(torch.nn.utils.get_total_norm([p.grad for p in self._current[0] if p.grad is not None]))
+        is_finite = math.isfinite(norm)
         self.skipped = 0 if is_finite else self.skipped + 1
         if not is_finite and (self.scaler is None or self.skipped > _MOST_SKIPPED):
-            raise NonFiniteError(f"the norm of the gradient is {float(norm)}")
-        if is_finite and self.config.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.clip_norm, norm)
+            raise NonFiniteError(f"the norm of the gradient is {norm}")
+        if is_finite and self.config.clip_norm is not None and norm > self.config.clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(self._current[0], self.config.clip_norm, torch.tensor(norm))
         self.wrapped_optimizer.step()  # in half precision, an infinite gradient changes the scale of losses alone
         if self.scheduler is not None and not isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step()
-        self.average.update_parameters(self.model)
+        self.update_average()
         return loss
 
     def _backward(self, batch: int, parts: Mapping[int, slice], number: int) -> Tensor:

@@ -50,12 +50,27 @@ class TrainingTask(ABC):
         self, module: nn.Module, config: BaseModel, steps: int, device: torch.device, loggers: Sequence[Logger] = ()
     ) -> None:
         self.module, self.config, self.steps, self.device, self.loggers = module, config, steps, device, loggers
-        self.average = AveragedModel(module, multi_avg_fn=averaging(self.config.ema))
+        self._move = averaging(self.config.ema)
+        self.average = AveragedModel(module, multi_avg_fn=self._move)
+        both = module, self.average.module
+        self._current, self._averaged = ((list[Tensor](one.parameters()), list(one.buffers())) for one in both)
         self.tensorboard = False  # whether to log to TensorBoard too
         self.log_every: int | None = None  # steps between rows of the log without a validation
         self.step, self.seconds = 0, 0.0  # taken and spent, earlier parts of a resumed run included
         self.running_loss = math.nan  # moving average of the training losses
         self.history: list[dict[str, float]] = []  # a row for each validation
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Move the averaged weights towards the current ones, and copy the buffers: ``update_parameters``, sooner."""
+        average, count = self.average, int(self.average.n_averaged)
+        if count == 0:
+            torch._foreach_copy_(self._averaged[0], self._current[0])
+        else:
+            self._move(self._averaged[0], self._current[0], count)
+        if self._current[1]:
+            torch._foreach_copy_(self._averaged[1], self._current[1])
+        average.n_averaged += 1
 
     def seed(self, purpose: int, step: int) -> int:
         """Return the seed of a purpose at a step."""

@@ -194,7 +194,7 @@ class VAETask(TrainingTask):
         if not bool(loss.isfinite() & norm.isfinite()):
             raise NonFiniteError(f"the loss is {float(loss.detach()):g}, the norm of its gradient {float(norm):g}")
         self.optimizer.step()
-        self.average.update_parameters(self.vae)
+        self.update_average()
         return float(energy.detach())
 
     def _batch(self, generator: torch.Generator) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
