@@ -194,7 +194,8 @@ def impute(
 
 @app.command(
     epilog="Examples: arcsm synthesize table.csv --out rows.csv --report rows.html   |   "
-    "arcsm synthesize table.csv -n 100 --given city=Rome --given day=2026-11-25 --out rows.csv"
+    "arcsm synthesize table.csv -n 100 --given city=Rome --given day=2026-11-25 --out rows.csv   |   "
+    "arcsm synthesize table.csv --gaps --out rows.csv"
 )
 def synthesize(
     table: Annotated[Path, Argument(metavar="TABLE", help=f"A table, which may have missing values ({_TABLE}).")],
@@ -206,6 +207,7 @@ def synthesize(
     page: Annotated[
         Path | None, Option("--report", help="Also write an HTML report that compares the rows to TABLE.")
     ] = None,
+    gaps: Annotated[bool, Option("--gaps", help="Leave values out as TABLE does. Default: rows are complete.")] = False,
     safe_csv: SafeCSV = False,
     n_estimators: Estimators = None,
     seed: Seed = 0,
@@ -221,12 +223,15 @@ def synthesize(
 ) -> None:
     """Draw synthetic rows like those of a table.
 
-    Synthetic rows have no missing values. Values have the form that they have in the file, such as $1,234.50. Columns
-    of ids that are whole numbers continue after the highest one; other ids and free text are left out.
+    Synthetic rows have no missing values, unless you ask for gaps. Values have the form that they have in the file,
+    such as $1,234.50. Columns of ids that are whole numbers continue after the highest one; other ids and free text are
+    left out.
 
     The command ends by listing the columns of each type, how similar the synthetic rows are to the table, and how many
     are copies.
     """
+    if gaps and given:
+        raise ValueError("--gaps: rows with given values are complete; leave out --gaps or --given")
     _check_outputs(out, page, (table,))
     check_safe_csv(safe_csv, out)
     options = ReadOptions(
@@ -240,7 +245,7 @@ def synthesize(
     density = ScoreDensity(n_estimators or "auto", random_state=seed, device=device, verbose=True)
     _fit(density, rows, source.source)
     count = len(rows) if n is None else n
-    drawn = pd.DataFrame(density.conditional(conditions, count) if conditions else density.sample(count))
+    drawn = pd.DataFrame(density.conditional(conditions, count) if conditions else density.sample(count, gaps=gaps))
     as_text = out.suffix.lower() != ".parquet"
     drawn = round_like(rows, density.columns_, drawn, conditions, as_text)
     written = _numbered(file, file.written(drawn, as_text))

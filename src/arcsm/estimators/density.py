@@ -21,8 +21,10 @@ from arcsm.estimators.column_types import Array
 from arcsm.estimators.conditions import Conditions, column_index
 from arcsm.estimators.density_estimator import DensityEstimator
 from arcsm.estimators.encoder import clip_to_dtype
+from arcsm.estimators.gap_model import GapModel
 from arcsm.estimators.imputation import ESTIMATES, Estimate, filled_table, write_draws
 from arcsm.estimators.level_pairs import LevelPairs
+from arcsm.estimators.recurring_values import RecurringValues
 from arcsm.estimators.table_training import several_orders
 from arcsm.estimators.times import Times
 from arcsm.queries import Constraint
@@ -76,6 +78,8 @@ class ScoreDensity(DensityMixin, DensityEstimator):
         held_out_rows_: Indices of the held-out rows.
         orders_: The orders of the density: indices of the columns that are not constant.
         order_weights_: Their weights in the mixture, which sum to one.
+        gaps_: The model of the gaps of fitted rows; ``None`` if they have none.
+        recurring_: The numbers that several fitted rows have, by column of the model.
         level_pairs_: The pairs of levels of discrete and categorical columns that occur together in fitted rows.
         n_features_in_: Number of columns.
         feature_names_in_: Column names, if the table is a data frame with string names.
@@ -118,11 +122,24 @@ class ScoreDensity(DensityMixin, DensityEstimator):
         with self._unchanged_on_failure():
             numbers = self._fit_table(X)
             self.level_pairs_ = LevelPairs.of_rows(self.columns_, numbers)
+            modelled = numbers[:, self.columns_.modelled]
+            self.gaps_ = GapModel.of_rows(modelled, self.held_out_rows_)
+            self.recurring_ = self._recurring_values(modelled)
             self._choose_orders(numbers)
             orders = () if self.model_ is None else self.model_.orders
             self.orders_ = [tuple(int(self.columns_.modelled[m]) for m in order) for order in orders]
             self.order_weights_ = np.ones(1) if self.model_ is None else np.array(self.model_.weights)
         return self
+
+    def _recurring_values(self, numbers: Array) -> dict[int, RecurringValues]:
+        """Return the recurring values of the modelled columns ``(N, M)`` that are numbers, off lines."""
+        if self.model_ is None:
+            return {}
+        columns, on_line = self.model_.columns, self.model_.columns_on_line
+        free = [m for m in range(columns.columns) if not columns.counts[m] and m not in on_line]
+        spikes = {m: columns.spikes[m].numpy() if m in columns.spikes else np.zeros(0) for m in free}
+        found = {m: RecurringValues.of_column(numbers[:, m], spikes[m]) for m in free}
+        return {m: values for m, values in found.items() if values is not None}
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
@@ -213,14 +230,28 @@ class ScoreDensity(DensityMixin, DensityEstimator):
         """Return the mean log density of rows in nats."""
         return float(self.score_samples(X).mean())
 
-    def sample(self, n_samples: int = 1, random_state: Any = None) -> Any:
-        """Draw rows, in the format of the fitted table: a data frame keeps its names, dtypes and categories."""
+    def sample(self, n_samples: int = 1, random_state: Any = None, gaps: bool = False) -> Any:
+        """Draw rows, in the format of the fitted table: a data frame keeps its names, dtypes and categories.
+
+        Numbers that several fitted rows have, such as round ones, occur about as often as in these.
+
+        Arguments:
+            n_samples: Number of rows.
+            random_state: Randomness of the draws.
+            gaps: Whether rows have missing values where those of the fitted table have; see
+                :class:`~arcsm.estimators.gap_model.GapModel`. By default they are complete.
+        """
         check_is_fitted(self)
         check_size("sample", n_samples=n_samples)
         if self.model_ is None:
             return self._decode(np.zeros((n_samples, 0)))
-        drawn = table_draws.sample(self.model_, n_samples, self._generator(random_state), bool(self.verbose))
-        return self._decode(drawn.double().numpy())
+        generator = self._generator(random_state)
+        drawn = table_draws.sample(self.model_, n_samples, generator, bool(self.verbose)).double().numpy()
+        random = np.random.default_rng(generator.initial_seed())
+        for m, values in self.recurring_.items():
+            is_free = ~np.isin(drawn[:, m], self.model_.columns.spikes.get(m, torch.zeros(0)).numpy())
+            drawn[:, m] = np.where(is_free, values.moved(drawn[:, m], random), drawn[:, m])
+        return self._decode(self.gaps_.draw(drawn, random) if gaps and self.gaps_ is not None else drawn)
 
     def cdf(self, X: Any) -> Array:
         """Return the distribution function of each value given the columns before it, ``(N, D)`` in (0, 1).

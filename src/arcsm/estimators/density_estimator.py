@@ -87,6 +87,7 @@ class DensityEstimator(TableEstimator):
             if extended:
                 self.columns_ = self.columns_.with_room([self.columns_.modelled[m] for m in extended])
                 model_columns = self.columns_.in_model(spikes=not self._smooth)
+            model_columns = model_columns.with_rough_levels(modelled[train])
             self.model_ = train_table_model(
                 modelled[train], modelled[held_out], model_columns, lines, configs, seed,
                 str(resolve_device(self.device)), bool(self.verbose), choose_level=not self._smooth,

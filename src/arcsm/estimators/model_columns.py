@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
 from torch import Tensor
 
 from arcsm.estimators.column_types import MAX_LEVELS_OF_NUMBERS, Categories, Column, Grid
+from arcsm.estimators.rough_levels import rough_levels
 from arcsm.queries import Constraint, Intervals, Levels
 
 _REFLECTED = 0.5  # standard deviations of a column, within which of an end some numbers are reflected
@@ -35,6 +36,7 @@ class ModelColumns:
         spikes: The spikes ``(K,)`` of columns, in ascending order.
         spike_dimension: The second dimension of each column with spikes.
         kinds: The types of the columns.
+        rough: The columns of numbers whose levels are learned one by one, as names are.
     """
 
     counts: tuple[int, ...]
@@ -46,6 +48,7 @@ class ModelColumns:
     spikes: dict[int, Tensor]
     spike_dimension: dict[int, int]
     kinds: tuple[Column, ...]
+    rough: frozenset[int] = frozenset()
 
     @classmethod
     def of_columns(cls, kinds: Sequence[Column], with_spikes: bool = True) -> Self:
@@ -83,8 +86,16 @@ class ModelColumns:
     def ordered(self) -> list[bool]:
         """Whether each dimension has levels of numbers, so many that each one has few rows."""
         many = [count > MAX_LEVELS_OF_NUMBERS for count in self.counts]
-        found = [many[m] and not isinstance(kind, Categories) for m, kind in enumerate(self.kinds)]
+        found = [
+            many[m] and not isinstance(kind, Categories) and m not in self.rough for m, kind in enumerate(self.kinds)
+        ]
         return found + [False] * len(self.spikes)
+
+    def with_rough_levels(self, x: Tensor) -> Self:
+        """Return the dimensions that learn levels one by one where rows ``(N, M)`` say so; see :func:`rough_levels`."""
+        candidates = [m for m, in_order in enumerate(self.ordered) if in_order]
+        found = rough_levels(self.inputs(x), list(self.counts), candidates) if candidates else []
+        return replace(self, rough=frozenset(found))
 
     def dimensions(self, order: Sequence[int]) -> list[int]:
         """Return the dimensions of columns in an order."""

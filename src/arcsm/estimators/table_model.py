@@ -82,6 +82,12 @@ class TableModel:
         """Return rows ``(N, M)`` as the model sees them, ``(N, D)``: clipped numbers, and levels."""
         return self.columns.inputs(self.clip(x)).to(self.model.shift)
 
+    @property
+    def columns_on_line(self) -> tuple[int, ...]:
+        """The columns that lie near a line, given others."""
+        base = self._context().base
+        return () if base is None else tuple(base.index)
+
     # Densities and quantiles --------------------------------------------------------------------------------------
 
     def log_conditionals(self, x: Tensor, level: int | None = None) -> Tensor:

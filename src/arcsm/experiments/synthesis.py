@@ -87,7 +87,7 @@ def _ours(run: Study[Synthesis], train: Table, held_out: Array, seed: int) -> Dr
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the accuracy of few integrals
         density = ScoreDensity(max_steps=steps, random_state=seed, device=run.device.type, verbose=True)
-        return Drawn(train.codes(density.fit(train.frame()).sample(len(held_out), random_state=seed)))
+        return Drawn(train.codes(density.fit(train.frame()).sample(len(held_out), seed, gaps=True)))
 
 
 def _adversarial_forests(run: Study[Synthesis], train: Table, held_out: Array, seed: int) -> Drawn:

@@ -1,0 +1,49 @@
+"""Values of a column of numbers that several rows have, such as round ones, in synthetic rows."""
+
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arcsm.estimators.column_types import Array
+
+_NEAR = 0.005  # of the rows: those that are near a value on either side
+_FEWEST_NEAR = 5
+_LEAST_SHARE = 0.05  # of new values that recur, below which draws stay as they are
+_MOST_ROWS = 50_000
+
+
+class RecurringValues:
+    """The values that several rows of a column have, and how often a new row has one of them.
+
+    A density of numbers gives such values no probability of their own. A draw is moved to one with the probability that
+    a fitted row near it has it, times the share of new rows whose value has been seen twice: by Good and Turing,
+    :math:`1 - N_1 / n - 2 N_2 / n`, where :math:`N_r` values have :math:`r` rows each.
+
+    References:
+        The Population Frequencies of Species and the Estimation of Population Parameters (Good, 1953)
+    """
+
+    def __init__(self, values: Array, recurs: NDArray[np.bool_], factor: float) -> None:
+        self.values, self.recurs, self.factor = values, recurs, factor
+
+    @classmethod
+    def of_column(cls, numbers: Array, spikes: Array) -> Self | None:
+        """Return those of numbers ``(N,)``, leaving out spikes and gaps; ``None`` if too few recur."""
+        known = np.sort(numbers[~np.isnan(numbers) & ~np.isin(numbers, spikes)][:_MOST_ROWS])
+        distinct, counts = np.unique(known, return_counts=True)
+        seen = 1.0 - float((counts == 1).sum()) / max(len(known), 1)
+        seen_twice = seen - 2.0 * float((counts == 2).sum()) / max(len(known), 1)
+        if len(distinct) < 2 or seen_twice < _LEAST_SHARE:
+            return None
+        return cls(known, np.repeat(counts, counts) > 1, seen_twice / seen)
+
+    def moved(self, numbers: Array, random: np.random.Generator) -> Array:
+        """Return drawn numbers ``(N,)``, some of them moved to a value that recurs."""
+        near = max(_FEWEST_NEAR, round(_NEAR * len(self.values)))
+        first, last = (np.searchsorted(self.values, numbers, side) for side in ("left", "right"))
+        place = first + np.floor(random.random(len(numbers)) * (last - first + 1)).astype(int)
+        place = np.clip(place + random.integers(-near, near, len(numbers)), 0, len(self.values) - 1)
+        is_moved = self.recurs[place] & (random.random(len(numbers)) < self.factor)
+        inside = (numbers >= self.values[0]) & (numbers <= self.values[-1])
+        return np.where(is_moved & inside, self.values[place], numbers)
