@@ -4,7 +4,8 @@
 last gradient, which a general compiler of tensor programs cannot do. ``score_levels.c`` does the same from one noise
 level to the next, for densities and samples, and ``piecewise.c`` integrates the densities. ``latent_chain.c`` computes
 autoregressive latents without a call between them. ``value_sums.c`` and ``set_network.c`` train an any-order context,
-and ``context_walk.c`` evaluates it. All are optional: without a C compiler the same results come from torch, more
+and ``context_walk.c`` evaluates it; ``normal_predictor.c`` and ``level_losses.c`` are its linear features and the
+losses of its nominal columns. All are optional: without a C compiler the same results come from torch, more
 slowly.
 """
 
@@ -12,7 +13,9 @@ from arcsm._native.build import CompilationError, available, library, start_comp
 from arcsm._native.context_walk import WalkedNetwork, context_walk
 from arcsm._native.interface import Indicators, Rule
 from arcsm._native.latent_chain import LatentChain, latent_chain_backward, latent_chain_forward, latent_chain_moments
+from arcsm._native.level_losses import LevelWeights, level_losses
 from arcsm._native.memory import may_evaluate, may_train, supports
+from arcsm._native.normal_predictor import normal_given_set
 from arcsm._native.piecewise import piecewise_cell_errors, piecewise_errors, piecewise_integrate, readable
 from arcsm._native.score_levels import LevelConstants, ScoreLevels, Step
 from arcsm._native.score_matching import score_matching_forward_backward
@@ -20,9 +23,37 @@ from arcsm._native.set_network import HiddenLayers, SetWeights, set_network_back
 from arcsm._native.value_sums import ValueVectors, value_sums_backward, value_sums_forward
 
 __all__ = [
-    "CompilationError", "HiddenLayers", "Indicators", "LatentChain", "LevelConstants", "Rule", "ScoreLevels",
-    "SetWeights", "Step", "ValueVectors", "WalkedNetwork", "available", "context_walk", "latent_chain_backward",
-    "latent_chain_forward", "latent_chain_moments", "library", "may_evaluate", "may_train", "piecewise_cell_errors",
-    "piecewise_errors", "piecewise_integrate", "readable", "score_matching_forward_backward", "set_network_backward",
-    "set_network_forward", "start_compiling", "supports", "value_sums_backward", "value_sums_forward",
+    "CompilationError",
+    "HiddenLayers",
+    "Indicators",
+    "LatentChain",
+    "LevelConstants",
+    "LevelWeights",
+    "Rule",
+    "ScoreLevels",
+    "SetWeights",
+    "Step",
+    "ValueVectors",
+    "WalkedNetwork",
+    "available",
+    "context_walk",
+    "latent_chain_backward",
+    "latent_chain_forward",
+    "latent_chain_moments",
+    "level_losses",
+    "library",
+    "may_evaluate",
+    "may_train",
+    "normal_given_set",
+    "piecewise_cell_errors",
+    "piecewise_errors",
+    "piecewise_integrate",
+    "readable",
+    "score_matching_forward_backward",
+    "set_network_backward",
+    "set_network_forward",
+    "start_compiling",
+    "supports",
+    "value_sums_backward",
+    "value_sums_forward",
 ]  # fmt: skip

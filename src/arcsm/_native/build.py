@@ -24,7 +24,7 @@ from arcsm.errors import warn
 _COMPILERS = ("cc", "gcc", "clang")
 _SOURCES = (
     "score_matching.c", "latent_chain.c", "score_levels.c", "piecewise.c", "value_sums.c", "set_network.c",
-    "context_walk.c", "kernels.c",
+    "context_walk.c", "kernels.c", "normal_predictor.c", "level_losses.c",
 )  # fmt: skip
 _HEADERS = "kernels.h", "value_embedding.h", "set_network.h"
 _FLAGS = (
@@ -107,7 +107,7 @@ def _compile(compiler: list[str], folder: Path) -> Path:
         flags = *compiler, *_FLAGS, *processor
         code, errors = _run([[*flags, "-o", o, "-c", source] for o, source in zip(objects, sources, strict=True)])
         if code == 0:
-            code, errors = _run([[*flags, "-shared", "-o", str(output), *objects]])
+            code, errors = _run([[*flags, "-shared", "-o", str(output), *objects, "-lm"]])
         if code == 0:
             return output
     lines = [line for line in errors.splitlines() if "error" in line] or errors.splitlines() or ["failed silently"]

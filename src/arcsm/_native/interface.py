@@ -138,9 +138,23 @@ class WalkNetwork(ctypes.Structure):
     )
 
 
+class LevelHead(ctypes.Structure):
+    """``level_head`` of level_losses.c."""
+
+    _fields_ = (
+        ("levels", ctypes.c_long),
+        ("sharpness", ctypes.c_float),
+        ("share", ctypes.c_float),
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("prior", ctypes.c_void_p),
+    )
+
+
 def declare(code: ctypes.CDLL) -> None:
     """Set the types of the results of all functions; a function that the library lacks is an ``AttributeError``."""
-    code.score_matching_forward_backward.restype, code.vector_step.restype = ctypes.c_double, ctypes.c_long
+    code.score_matching_forward_backward.restype = code.level_losses.restype = ctypes.c_double
+    code.vector_step.restype = ctypes.c_long
     for function in (
         code.latent_chain_forward,
         code.latent_chain_backward,
@@ -155,6 +169,7 @@ def declare(code: ctypes.CDLL) -> None:
         code.set_network_forward,
         code.set_network_backward,
         code.context_walk,
+        code.normal_given_set,
     ):
         function.restype = None
     workspaces = code.score_matching_workspace_bytes, code.latent_chain_workspace_bytes
@@ -167,6 +182,8 @@ def declare(code: ctypes.CDLL) -> None:
         code.set_network_workspace_bytes,
         code.set_network_layer_bytes,
         code.context_walk_workspace_bytes,
+        code.normal_predictor_workspace_bytes,
+        code.level_losses_workspace_bytes,
         code.vector_alignment,
     ):
         function.restype = ctypes.c_size_t

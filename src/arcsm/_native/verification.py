@@ -16,6 +16,7 @@ from arcsm._native.interface import (
     Embedding,
     Indicators,
     Level,
+    LevelHead,
     Network,
     Rule,
     SetNetwork,
@@ -360,6 +361,66 @@ def _is_context_walk_right(code: ctypes.CDLL) -> bool:
     return bool(np.allclose(contexts, expected, 1e-4, 1e-4))
 
 
+def _is_normal_predictor_right(code: ctypes.CDLL) -> bool:
+    rows, units = 4, 5
+    values, mixing = _random([(rows, units), (units, 3)])
+    correlation = mixing @ mixing.T + np.eye(units, dtype=np.float32)
+    deviation = np.sqrt(np.diag(correlation))
+    correlation = correlation / np.outer(deviation, deviation)
+    known = (np.arange(rows * units).reshape(rows, units) % 3 > 0).astype(np.float32)
+    known[0] = 0.0
+    values *= known
+    location, error = np.zeros_like(values), np.zeros_like(values)
+    workspace = _Memory(code, code.normal_predictor_workspace_bytes(ctypes.c_long(units)))
+    arrays = correlation, values, known, location, error
+    code.normal_given_set(ctypes.c_long(units), ctypes.c_long(rows), *map(_address, arrays), workspace.address)
+    right = True
+    for b in range(rows):
+        its = known[b] > 0.0
+        exact = correlation.astype(np.float64)
+        slopes = np.linalg.solve(exact[its][:, its], exact[its])
+        rest = np.sqrt(np.maximum(1.0 - (slopes * exact[its]).sum(0), 0.0))
+        right &= np.allclose(location[b], values[b, its] @ slopes, 1e-4, 1e-4)
+        right &= np.allclose(error[b] ** 2, rest**2, 1e-4, 1e-4)
+    return right
+
+
+def _is_level_losses_right(code: ctypes.CDLL) -> bool:
+    rows, features, levels = 7, 3, (4, 19)
+    shapes = [shape for count in levels for shape in ((count, features), (count,))]
+    context, weight, *given = _random([(rows, features), (rows,), *shapes])
+    priors = [(1.0 + np.arange(count, dtype=np.float32)) / np.float32(count * (count + 1) / 2) for count in levels]
+    smoothing = (0.7, 0.1), (1.0, 0.0)
+    heads = (LevelHead * 2)(
+        *(
+            LevelHead(count, *smoothing[k], _address(given[2 * k]), _address(given[2 * k + 1]), _address(priors[k]))
+            for k, count in enumerate(levels)
+        )
+    )
+    number = np.arange(rows, dtype=np.int64) % 2
+    x = (3.0 * np.arange(rows, dtype=np.float32)) % np.array(levels, np.float32)[number]
+    by_context, gradients = np.zeros_like(context), [np.zeros_like(array) for array in given]
+    counts = ctypes.c_long(2), ctypes.c_long(features)
+    workspace = _Memory(code, code.level_losses_workspace_bytes(heads, *counts))
+    loss = code.level_losses(
+        heads, *counts, ctypes.c_long(rows), *map(_address, (context, number, x, weight, by_context)),
+        _addresses(gradients[0::2]), _addresses(gradients[1::2]), workspace.address,
+    )  # fmt: skip
+
+    def expected(context: Array, *weights: Array) -> float:
+        total = 0.0
+        for i, k in enumerate(number.tolist()):
+            sharpness, share = (float(np.float32(value)) for value in smoothing[k])
+            prior = priors[k].astype(np.float64)
+            logits = weights[2 * k].astype(np.float64) @ context[i] + weights[2 * k + 1]
+            z = (1.0 - sharpness) * np.log(prior) + sharpness * logits
+            q = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
+            total -= float(weight[i]) * math.log((1.0 - share) * q[int(x[i])] + share * prior[int(x[i])])
+        return total
+
+    return _agree(expected, [context, *given], loss, [by_context, *gradients])
+
+
 def _latents(fixed: Array, noise: Array, *weights: Array) -> Array:
     u = np.zeros_like(noise)
     for d in range(noise.shape[1]):
@@ -422,4 +483,6 @@ _CHECKS = {
     "value_sums": _is_value_sums_right,
     "set_network": _is_set_network_right,
     "context_walk": _is_context_walk_right,
+    "normal_given_set": _is_normal_predictor_right,
+    "level_losses": _is_level_losses_right,
 }

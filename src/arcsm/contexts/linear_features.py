@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from arcsm._native import available, may_train, normal_given_set, supports
 from arcsm.contexts.normal_moments import Moments, PreciseModule, estimate_moments, given_set, some_rows
 
 _MAX_LEVELS = 16  # of a nominal dimension that takes part
@@ -88,8 +89,12 @@ class LinearFeatures(PreciseModule):
         known = known[:, self.owner] > 0.0
         values = torch.where(known, (self._of_units(x) - self.mean) / self.deviation, 0.0)
         dtype = torch.promote_types(x.dtype, torch.float32)  # enough here: the correlations were reduced
-        found = given_set(self.correlation.to(dtype), values.to(dtype), known)
-        return torch.stack([found.location, found.scale.clamp(min=_LEAST_SCALE).log()], -1).to(x)
+        correlation, values = self.correlation.to(dtype), values.to(dtype)
+        if may_train() and not values.requires_grad and supports(correlation, values) and available():
+            location, scale = normal_given_set(correlation, values, known.float())
+        else:
+            location, scale, _ = given_set(correlation, values, known)
+        return torch.stack([location, scale.clamp(min=_LEAST_SCALE).log()], -1).to(x)
 
     def in_order(self, x: Tensor, known: Tensor, order: Tensor) -> Tensor:
         """Return the same given the known values before each dimension in an order, ``(D,)`` or ``(B, D)``."""

@@ -18,8 +18,8 @@ from arcsm._native import (
     set_network_forward,
     supports,
 )
+from arcsm._runtime.compiled import Compiled, call
 from arcsm._runtime.conditions import Condition
-from arcsm.contexts.compiled import Compiled, call
 from arcsm.errors import readable
 
 _FASTER = 30.0  # factor of the weights of linear predictions, which are learned sooner than others

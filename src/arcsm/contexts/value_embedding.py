@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arcsm._native import ValueVectors, available, may_train, supports, value_sums_backward, value_sums_forward
-from arcsm.contexts.compiled import Compiled, call
+from arcsm._runtime.compiled import Compiled, call
 from arcsm.contexts.made import FourierFeatures
 from arcsm.fourier_features import cosine_basis
 

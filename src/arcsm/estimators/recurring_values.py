@@ -40,10 +40,13 @@ class RecurringValues:
 
     def moved(self, numbers: Array, random: np.random.Generator) -> Array:
         """Return drawn numbers ``(N,)``, some of them moved to a value that recurs."""
-        near = max(_FEWEST_NEAR, round(_NEAR * len(self.values)))
-        first, last = (np.searchsorted(self.values, numbers, side) for side in ("left", "right"))
-        place = first + np.floor(random.random(len(numbers)) * (last - first + 1)).astype(int)
-        place = np.clip(place + random.integers(-near, near, len(numbers)), 0, len(self.values) - 1)
+        near, end = max(_FEWEST_NEAR, round(_NEAR * len(self.values))), len(self.values) - 1
+        rank = np.searchsorted(self.values, numbers)
+        low, high = (self.values[np.clip(rank + step, 0, end)] for step in (-near, near))
+        reach = 0.5 * (high - low)  # whole groups of rows with one value are within it or not
+        first = np.searchsorted(self.values, numbers - reach, "left")
+        last = np.searchsorted(self.values, numbers + reach, "right")
+        place = np.minimum(first + np.floor(random.random(len(numbers)) * np.maximum(last - first, 1)).astype(int), end)
         is_moved = self.recurs[place] & (random.random(len(numbers)) < self.factor)
         inside = (numbers >= self.values[0]) & (numbers <= self.values[-1])
         return np.where(is_moved & inside, self.values[place], numbers)

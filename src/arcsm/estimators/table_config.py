@@ -51,6 +51,7 @@ class TableConfig:
     weight_decay: float
     max_units: int = 0  # of linear predictors, numbers and levels, up to which contexts see what these say
     rate_of_small_sets: float = 5e-3  # of known values, whose network is trained further
+    small_set_steps: float = 0.2  # relative to those of the training of all sets
     batch_size_of_small_sets: int = 1_024  # with more rows a step, probabilities depend less on the seed
 
     @classmethod
@@ -82,6 +83,7 @@ class TableConfig:
             weight_decay=1e-2,
             max_units=0 if large else _MAX_UNITS,
             rate_of_small_sets=5e-3 if fine else 5e-4,
+            small_set_steps=0.1 if fine else 0.2,
             batch_size_of_small_sets=1_024 if fine else 256,
         )
 

@@ -39,7 +39,6 @@ _SNAPSHOTS_OF_FEW = (1 / 30, 1 / 15, 2 / 15, 4 / 15, 8 / 15)  # likewise, of nom
 _MAX_NUMBERS = 256  # columns of numbers among which lines are looked for
 _LEAST_GAIN = 0.05  # nats, of lines before the maps of columns over lines after them
 _SMALL_SETS = 2  # values, which have a network of their own
-_SMALL_SET_STEPS = 0.2  # of its training, relative to those of the other
 _LEVELS_TRIED = 10  # above the smallest noise
 _WORSE = 0.02  # nats below the best noise level, at which the search among the first weights ends
 
@@ -134,7 +133,7 @@ def _fit(
 
 
 def _small_set_steps(config: TableConfig) -> int:
-    return max(1, round(_SMALL_SET_STEPS * config.max_steps))
+    return max(1, round(config.small_set_steps * config.max_steps))
 
 
 def _learn_small_sets(table: TableModel, size: int, inputs: Tensor, seed: int, device: str) -> None:

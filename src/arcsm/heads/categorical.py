@@ -77,11 +77,22 @@ class CategoricalHead(NormalisedHead):
         self.share.fill_(self.share if share is None else share)
         self.prior.copy_(self.prior if prior is None else prior / prior.sum())
 
+    def softmax_parameters(self) -> tuple[Tensor, Tensor]:
+        """Return weights :math:`w_k` and biases :math:`b_k` of the levels, ``(levels, C)`` and ``(levels,)``."""
+        weight = self.logits.weight if self.basis is None else self.basis @ self.logits.weight
+        return weight, self.logits.bias
+
     def project(self, context: Tensor) -> Tensor:
         """Return the log probability of every level, ``(*, levels)``."""
+        return self._project(context, *self.softmax_parameters())
+
+    def log_prob_by(self, context: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Return :meth:`log_prob` with other :meth:`softmax_parameters`."""
+        return self.projected_log_prob(self._project(context, weight, bias), x)
+
+    def _project(self, context: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         log_prior = torch.log(self.prior)
-        weight = self.logits.weight if self.basis is None else self.basis @ self.logits.weight
-        logits = F.linear(context, weight, self.logits.bias)
+        logits = F.linear(context, weight, bias)
         log_softmax = torch.log_softmax(torch.lerp(log_prior, logits.to(log_prior), self.sharpness), -1)
         return torch.logaddexp(log_softmax + torch.log1p(-self.share), torch.log(self.share) + log_prior)
 

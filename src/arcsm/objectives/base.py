@@ -10,10 +10,11 @@ from arcsm._runtime.conditions import Condition
 from arcsm._runtime.random import Source, normal_like, uniform_like
 from arcsm.contexts.base import TrainingTerms
 from arcsm.errors import readable
-from arcsm.heads import Head, LocatedHead, NormalisedHead, ScoreHead
+from arcsm.heads import CategoricalHead, Head, LocatedHead, NormalisedHead, ScoreHead
 from arcsm.heads.located import Located
 from arcsm.model import AutoregressiveModel
 from arcsm.objectives.fused import fused_score_matching, transforms_allow_fusion
+from arcsm.objectives.levels import LevelHeads
 
 Weighting = Literal["natural", "sigma2"]
 
@@ -43,8 +44,11 @@ def standardised_rows(model: AutoregressiveModel, x: Tensor) -> Tensor:
 
 def noisy_batches(
     model: AutoregressiveModel, z: Tensor, condition: Condition | None, generator: Source
-) -> Iterator[tuple[Head, NoisyBatch]]:
-    """Draw noise and noise levels for standardised data ``(B, D)``; yield each head with its conditionals."""
+) -> Iterator[tuple[Head | LevelHeads, NoisyBatch]]:
+    """Draw noise and noise levels for standardised data ``(B, D)``; yield each head with its conditionals.
+
+    The heads of nominal columns come together.
+    """
     assert model.noise is not None
     x_hat = z + model.noise.sigma_min * context_noise(model, normal_like(z, generator))
     noise = normal_like(z, generator)
@@ -53,8 +57,11 @@ def noisy_batches(
     x, weight = weighted_values(model, terms, terms.select(z), z.new_ones(()))
     rows = torch.arange(len(z), device=z.device).unsqueeze(-1).expand_as(z)
     batch = NoisyBatch(terms.context, x, terms.select(sigma), terms.select(noise), weight, terms.select(rows))
-    for head, its in terms_by_head(model, terms, z):
+    for head, its in joined_terms(model, terms, z):
         part = batch if its is None else NoisyBatch(*(part[its] for part in batch))
+        if isinstance(head, LevelHeads):
+            yield head, part
+            continue
         inner, context, x, _ = in_units(head, part.context, part.x, learned=z.requires_grad)
         yield inner, part._replace(context=context, x=x)
 
@@ -91,6 +98,28 @@ def terms_by_head(model: AutoregressiveModel, terms: TrainingTerms, z: Tensor) -
         yield head, torch.isin(column, torch.tensor(columns, device=z.device)).nonzero()[:, 0]
 
 
+def joined_terms(
+    model: AutoregressiveModel, terms: TrainingTerms, z: Tensor
+) -> Iterator[tuple[Head | LevelHeads, Tensor | None]]:
+    """Yield the same as :func:`terms_by_head`, the heads of nominal columns together, if there are several."""
+    parts = model.head.parts(model.features)
+    nominal = [number for number, (head, _) in enumerate(parts) if type(head) is CategoricalHead]
+    if len(nominal) < 2:
+        yield from terms_by_head(model, terms, z)
+        return
+    number_of = {d: number for number, (_, columns) in enumerate(parts) for d in columns}
+    of_column = torch.tensor([number_of[d] for d in range(model.features)], device=z.device)
+    number = terms.select(of_column.expand_as(z))
+    for k, (head, _) in enumerate(parts):
+        if k not in nominal:
+            yield head, (number == k).nonzero()[:, 0]
+    place = torch.full((len(parts),), -1, device=z.device)
+    place[nominal] = torch.arange(len(nominal), device=z.device)
+    its = (place[number] >= 0).nonzero()[:, 0]
+    heads = [head for head, _ in parts if type(head) is CategoricalHead]
+    yield LevelHeads(heads, place[number[its]]), its
+
+
 def loss_weight(head: Head, sigma: Tensor, weighting: Weighting) -> Tensor:
     """Return the weight of losses at noise levels, :math:`\\omega(\\sigma)`."""
     if weighting not in ("natural", "sigma2"):
@@ -98,8 +127,10 @@ def loss_weight(head: Head, sigma: Tensor, weighting: Weighting) -> Tensor:
     return head.loss_weight(sigma) if weighting == "natural" else sigma.square()
 
 
-def negative_log_prob(head: Head, context: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+def negative_log_prob(head: Head | LevelHeads, context: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """Return the weighted sum of the negative log probabilities of levels ``(N,)``, for a head without a score."""
+    if isinstance(head, LevelHeads):
+        return head.negative_log_prob(context, x, weight)
     if not isinstance(head, NormalisedHead) or not head.discrete:
         raise ValueError(f"head: a {type(head).__name__} has no score; train it with mle")
     return -(weight * head.log_prob(context, x)).sum()

@@ -14,14 +14,15 @@ from arcsm.model import AutoregressiveModel
 from arcsm.objectives.base import (
     NoisyBatch,
     Weighting,
+    joined_terms,
     loss_weight,
     negative_log_prob,
     noisy_batches,
     score_matching_loss,
     standardised_rows,
-    terms_by_head,
     weighted_values,
 )
+from arcsm.objectives.levels import LevelHeads
 
 Mix = float | Literal["auto"]
 
@@ -78,7 +79,7 @@ def csm(
         return _plain_csm(model, z, condition, generator, compiled)
     loss = z.new_zeros(())
     for head, batch in noisy_batches(model, z, condition, generator):
-        if head.discrete:
+        if isinstance(head, LevelHeads) or head.discrete:
             loss = loss + negative_log_prob(head, batch.context, batch.x, batch.weight)
             continue
         weight, x_tilde = batch.weight * loss_weight(head, batch.sigma, weighting), batch.x_tilde
@@ -98,10 +99,10 @@ def _plain_csm(
     terms = model.training_terms(z, condition, generator)
     one, zero, loss = z.new_ones(()), z.new_zeros(()), z.new_zeros(())
     values, weights = weighted_values(model, terms, terms.select(z), one)
-    for head, its in terms_by_head(model, terms, z):
+    for head, its in joined_terms(model, terms, z):
         part = slice(None) if its is None else its
         context, x, weight = terms.context[part], values[part], weights[part]
-        if head.discrete:
+        if isinstance(head, LevelHeads) or head.discrete:
             loss = loss + negative_log_prob(head, context, x, weight)
         else:
             loss = loss + score_matching_loss(head, context, x, None, weight, one, zero, compiled)

@@ -16,6 +16,7 @@ from arcsm.objectives.base import (
     score_matching_loss,
     standardised_rows,
 )
+from arcsm.objectives.levels import LevelHeads
 from arcsm.objectives.score_matching import denoising_score_matching
 
 
@@ -53,7 +54,7 @@ def dsm(
             raise ValueError("joint: a ladder has a noise level for each value; give dsm a sigma")
         loss = z.new_zeros(())
         for head, batch in noisy_batches(model, z, condition, generator):
-            if head.discrete:
+            if isinstance(head, LevelHeads) or head.discrete:
                 loss = loss + negative_log_prob(head, batch.context, batch.x, batch.weight)
                 continue
             weight = batch.weight * loss_weight(head, batch.sigma, weighting)
