@@ -10,6 +10,7 @@ from torch import Tensor
 
 from arcsm import AnyOrder
 from arcsm._native import context_walk, set_network_forward, value_sums_forward
+from arcsm._runtime.modes import deterministic_operations
 from arcsm.contexts import any_order, set_networks, value_embedding
 from small_contexts import ANY_ORDER, any_order_context, condition_of, rows_of
 
@@ -127,15 +128,15 @@ def test_contexts_of_rows_with_orders_of_their_own_stay_with_torch(monkeypatch: 
     torch.testing.assert_close(context.in_single_precision(x, order=orders), context(x, order=orders))
 
 
-@torch.no_grad()
 def test_deterministic_operations_stay_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    context = any_order_context("levels").eval()
+    context = any_order_context("levels")
     monkeypatch.setattr(any_order, "context_walk", None)
-    torch.use_deterministic_algorithms(True)
-    try:
-        context.in_single_precision(rows_of(context, 3))
-    finally:
-        torch.use_deterministic_algorithms(False)
+    monkeypatch.setattr(value_embedding, "value_sums_forward", None)
+    monkeypatch.setattr(set_networks, "set_network_forward", None)
+    with deterministic_operations(True):
+        trained_contexts(context, 5)
+        with torch.no_grad():
+            context.in_single_precision(rows_of(context, 3))
 
 
 @torch.no_grad()

@@ -32,10 +32,12 @@ def may_evaluate() -> bool:
 def may_train() -> bool:
     """Return whether C may take the place of torch and of its first derivatives.
 
-    It may not in transforms of ``torch.func``, in tracing, and in half precision.
+    It may not in transforms of ``torch.func``, in tracing, in half precision, and where operations are to be
+    deterministic.
     """
     in_transform = torch.compiler.is_compiling() or torch._C._functorch.get_interpreter_stack()
-    return not (in_transform or torch.is_autocast_enabled("cpu"))
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    return not (in_transform or deterministic or torch.is_autocast_enabled("cpu"))
 
 
 def address(tensor: Tensor) -> ctypes.c_void_p:

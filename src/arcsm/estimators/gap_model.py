@@ -28,7 +28,7 @@ class GapModel:
     """
 
     def __init__(self, rows: Array, held_out: NDArray[np.intp]) -> None:
-        """Fit the model to rows ``(N, M)``, NaN where a value is missing, of which some are ``held_out``."""
+        """Fit the model to rows ``(N, M)``, NaN where a value is missing. The ``held_out`` ones choose penalties."""
         is_held_out = np.zeros(len(rows), dtype=bool)
         is_held_out[held_out] = True
         rows, is_held_out = rows[:_MOST_ROWS], is_held_out[:_MOST_ROWS]

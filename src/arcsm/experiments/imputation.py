@@ -32,6 +32,7 @@ class Imputation(Settings):
     """Every method has its default settings."""
 
     cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds", "methods", "tables", "mechanisms"})
+    records_cells: ClassVar[bool] = True
     methods: tuple[str, ...] = Field(METHODS, min_length=1)
     tables: tuple[str, ...] = (*UCI, *MIXED)
     mechanisms: tuple[Mechanism, ...] = MECHANISMS

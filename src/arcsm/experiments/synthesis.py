@@ -38,6 +38,7 @@ class Synthesis(Settings):
     """Every method has its default settings."""
 
     cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds", "methods", "tables"})
+    records_cells: ClassVar[bool] = True
     methods: tuple[str, ...] = Field((OURS, "ARF", *CONTROLS), min_length=1)
     tables: tuple[str, ...] = MIXED
     training_rows: int = Field(2_000, ge=20)

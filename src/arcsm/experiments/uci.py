@@ -51,6 +51,7 @@ class UCI(Settings):
     """Flows get as much processor time as ours on the same rows."""
 
     cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds", "methods", "tables", "ways"})
+    records_cells: ClassVar[bool] = True
     methods: tuple[str, ...] = Field(METHODS, min_length=1)
     ways: tuple[str, ...] = WAYS  # with the first seed
     tables: tuple[str, ...] = ("concrete", "elevators", "energy", "parkinsons", "protein", "sml", "wine")
