@@ -6,29 +6,18 @@ a random direction. Torch takes no part, so the check runs in any mode of torch.
 
 import ctypes
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from arcsm._native.interface import (
-    Embedding,
-    Indicators,
-    Level,
-    LevelHead,
-    Network,
-    Rule,
-    SetNetwork,
-    SetNetworkGradients,
-    Shape,
-    WalkNetwork,
+from arcsm._native.comparison import RELATIVE_TOLERANCE, Array, Memory, address, addresses, agree, random_arrays
+from arcsm._native.context_verification import (
+    is_context_walk_right,
+    is_level_losses_right,
+    is_normal_predictor_right,
+    is_set_network_right,
+    is_value_sums_right,
 )
-
-Array = NDArray[Any]
-
-_RELATIVE_TOLERANCE = 1e-4  # rounding in single precision stays below 1e-5
-_STEP = 1e-5  # of the central differences
+from arcsm._native.interface import Indicators, Level, Network, Rule, Shape
 
 
 def first_wrong_result(code: ctypes.CDLL) -> str | None:
@@ -40,21 +29,21 @@ def first_wrong_result(code: ctypes.CDLL) -> str | None:
 def _is_score_matching_right(code: ctypes.CDLL) -> bool:
     points, units = int(code.vector_step()) + 3, 5  # a full tile and a part of one
     sizes = [(points, 2), (points, 3), (points, 1), (6, points), *[(units, units), (units,)] * 3, (1, units), (1,)]
-    context, features, slopes, coefficients, *parameters = arrays = _random(sizes)
+    context, features, slopes, coefficients, *parameters = arrays = random_arrays(sizes)
     layers = (ctypes.c_long * 3)(units, units, units)
     shape = Shape(5, 2, 1, 3, layers, True, True, code.vector_step())
-    workspace = _Memory(code, code.score_matching_workspace_bytes(ctypes.byref(shape)))
+    workspace = Memory(code, code.score_matching_workspace_bytes(ctypes.byref(shape)))
     by_context, by_parameters = np.zeros_like(context), [np.zeros_like(p) for p in parameters]
     loss = code.score_matching_forward_backward(
         ctypes.byref(shape),
         ctypes.c_long(points),
-        *map(_address, (context, features, slopes, coefficients)),
+        *map(address, (context, features, slopes, coefficients)),
         ctypes.c_long(points),
-        *map(_addresses, (parameters[0::2], parameters[1::2], by_parameters[0::2], by_parameters[1::2])),
-        _address(by_context),
+        *map(addresses, (parameters[0::2], parameters[1::2], by_parameters[0::2], by_parameters[1::2])),
+        address(by_context),
         workspace.address,
     )
-    return _agree(_score_matching_loss, arrays, loss, [by_context, None, None, None, *by_parameters])
+    return agree(_score_matching_loss, arrays, loss, [by_context, None, None, None, *by_parameters])
 
 
 def _score_matching_loss(
@@ -81,43 +70,43 @@ def _score_matching_loss(
 def _is_latent_chain_right(code: ctypes.CDLL) -> bool:
     rows, latents, units = 3, 4, 5
     sizes = [(rows, latents, units), (rows, latents), (latents, units), (latents, latents, units), (latents, units)]
-    fixed, noise, *weights = arrays = _random(sizes)
+    fixed, noise, *weights = arrays = random_arrays(sizes)
     counts = tuple(map(ctypes.c_long, (rows, latents, units)))
-    hidden = _Memory(code, code.latent_chain_hidden_bytes(*counts))
-    workspace = _Memory(code, code.latent_chain_workspace_bytes(*counts[1:]))
+    hidden = Memory(code, code.latent_chain_hidden_bytes(*counts))
+    workspace = Memory(code, code.latent_chain_workspace_bytes(*counts[1:]))
     u, mean, variance, *gradients = map(np.zeros_like, (noise, noise, noise, *arrays))
     ends = hidden.address, workspace.address
-    inputs = *counts, _addresses(weights)
-    code.latent_chain_forward(*inputs, *map(_address, (fixed, noise, u)), *ends)
-    by_arrays = *map(_address, gradients[:2]), _addresses(gradients[2:])
-    code.latent_chain_backward(*inputs, *map(_address, (noise, u, u)), *by_arrays, *ends)
+    inputs = *counts, addresses(weights)
+    code.latent_chain_forward(*inputs, *map(address, (fixed, noise, u)), *ends)
+    by_arrays = *map(address, gradients[:2]), addresses(gradients[2:])
+    code.latent_chain_backward(*inputs, *map(address, (noise, u, u)), *by_arrays, *ends)
     nodes, node_weights = np.array([-1.0, 1.0], np.float32), np.array([0.5, 0.5], np.float32)
-    quadrature = ctypes.c_long(2), *map(_address, (nodes, node_weights))
-    results = *map(_address, (mean, variance)), workspace.address
-    code.latent_chain_moments(*inputs, *map(_address, (fixed, u)), *quadrature, *results)
+    quadrature = ctypes.c_long(2), *map(address, (nodes, node_weights))
+    results = *map(address, (mean, variance)), workspace.address
+    code.latent_chain_moments(*inputs, *map(address, (fixed, u)), *quadrature, *results)
     exact = [array.astype(np.float64) for array in arrays]
     values = [_next_latents(exact[0], u, np.full_like(u, node), *exact[2:]) for node in (-1.0, 1.0)]
     pairs = (u, _latents(*exact)), (mean, np.mean(values, 0)), (variance, np.var(values, 0))
-    right = all(np.allclose(ours, expected, _RELATIVE_TOLERANCE, 1e-5) for ours, expected in pairs)
+    right = all(np.allclose(ours, expected, RELATIVE_TOLERANCE, 1e-5) for ours, expected in pairs)
     loss = float((u.astype(np.float64) ** 2).sum() / 2.0)
-    return right and _agree(lambda *given: float((_latents(*given) ** 2).sum() / 2.0), arrays, loss, gradients)
+    return right and agree(lambda *given: float((_latents(*given) ** 2).sum() / 2.0), arrays, loss, gradients)
 
 
 def _are_score_levels_right(code: ctypes.CDLL) -> bool:
     units, points = 5, int(code.vector_step()) + 3  # a full tile and a part of one
     sizes = [(points, units), (points,), (1,), (units,), (units, 3), (units, units), (units,), (units,)]
-    projection, y, frequency, *level_weights, weight, bias, output = _random(sizes)
+    projection, y, frequency, *level_weights, weight, bias, output = random_arrays(sizes)
     layers = (ctypes.c_long * 2)(units, units)
-    network = Network(1, 2, layers, False, True, _address(frequency), _addresses([weight]), _addresses([bias]))
-    level_arrays = *map(_address, level_weights), _address(output)
+    network = Network(1, 2, layers, False, True, address(frequency), addresses([weight]), addresses([bias]))
+    level_arrays = *map(address, level_weights), address(output)
     first = Level(2.0, 0.25, 3.0, 1.0, 2.0, 0.1, *level_arrays, 0.5, 0.3)
     second = Level(1.5, 1.0 / 2.25, 2.0, 1.0, 2.0, 0.1, *level_arrays, 0.4, 0.2, 1, (0.7,), (0.4, 0.3), True)
     tile = ctypes.c_long(int(code.vector_step()))
-    workspace = _Memory(code, code.score_levels_workspace_bytes(ctypes.byref(network), tile))
+    workspace = Memory(code, code.score_levels_workspace_bytes(ctypes.byref(network), tile))
     found = np.zeros((6, points), np.float32)
     code.score_levels_follow(
         ctypes.byref(network), (Level * 2)(first, second), ctypes.c_long(2), tile, ctypes.c_long(points),
-        _address(projection), _address(y), ctypes.c_float(0.0), _address(found), ctypes.c_long(points),
+        address(projection), address(y), ctypes.c_float(0.0), address(found), ctypes.c_long(points),
         workspace.address,
     )  # fmt: skip
     exact = [array.astype(np.float64) for array in (projection, frequency, *level_weights, weight, bias, output)]
@@ -137,11 +126,11 @@ def _are_score_levels_right(code: ctypes.CDLL) -> bool:
     scores, slopes = np.zeros((points, 1), np.float32), np.zeros((points, 1), np.float32)
     code.score_levels_at_points(
         ctypes.byref(network), ctypes.byref(first), tile, ctypes.c_long(points), ctypes.c_long(1),
-        *map(_address, (projection, y, scores, slopes)), workspace.address,
+        *map(address, (projection, y, scores, slopes)), workspace.address,
     )  # fmt: skip
     direct = np.stack(_score(y.astype(np.float64), first, *exact))
     pairs = (found, expected), (np.hstack([scores, slopes]).T, direct)
-    return all(np.allclose(ours, its, _RELATIVE_TOLERANCE, _RELATIVE_TOLERANCE) for ours, its in pairs)
+    return all(np.allclose(ours, its, RELATIVE_TOLERANCE, RELATIVE_TOLERANCE) for ours, its in pairs)
 
 
 def _score(
@@ -175,10 +164,10 @@ def _is_piecewise_right(code: ctypes.CDLL) -> bool:
     rule = Rule(points, weights, 77.0 / 2940.0, 5.0 / 12.0, 1.0 / 12.0, 60.0, 1e-300, 1e-3)
     dds, energy, cells, of_rule = np.zeros_like(x), np.zeros_like(x), np.zeros((2, 4)), np.zeros((2, 4))
     sizes = ctypes.c_long(2), ctypes.c_long(5)
-    code.piecewise_integrate(*sizes, ctypes.byref(rule), *map(_address, (x, s, ds, dds, energy, cells, of_rule)))
+    code.piecewise_integrate(*sizes, ctypes.byref(rule), *map(address, (x, s, ds, dds, energy, cells, of_rule)))
     within = np.zeros_like(cells)
     widest, mass = (ctypes.c_double(0.5), ctypes.c_double(0.1)), np.log(cells.sum(1) + 0.3)
-    code.piecewise_cell_errors(*sizes, *widest, *map(_address, (x, cells, mass, of_rule, within)))
+    code.piecewise_cell_errors(*sizes, *widest, *map(address, (x, cells, mass, of_rule, within)))
     share, middle = cells / np.exp(mass)[:, None], 0.5 * (x[:, 1:] + x[:, :-1])
     spread = np.sqrt((share * (middle - (share * middle).sum(1, keepdims=True)) ** 2).sum(1, keepdims=True))
     of_cells = of_rule / np.exp(mass)[:, None] + share * (np.diff(x) > np.maximum(0.5 * spread, 0.1))
@@ -189,7 +178,7 @@ def _is_piecewise_right(code: ctypes.CDLL) -> bool:
     anchor, errors, workspace = np.array([0.0, 1.9]), np.zeros((2, 4)), np.zeros(24)
     indicators = Indicators(1.0, 0.1, 32.0, 1.0, 1e-300)
     arrays = x, s, ds, dds, energy, cells, tails, log_mass, of_rule, anchor, errors, workspace
-    code.piecewise_errors(*sizes, ctypes.byref(indicators), *map(_address, arrays))
+    code.piecewise_errors(*sizes, ctypes.byref(indicators), *map(address, arrays))
     expected = [_piecewise_errors(*row) for row in zip(*arrays[:10], strict=True)]
     fine = x[:, :-1, None] + np.diff(x)[..., None] * (np.arange(1000) + 0.5) / 1000.0
     masses = np.diff(x) * np.exp(-(fine**4) / 4.0 - exact.max(1)[:, None, None]).mean(-1)
@@ -224,203 +213,6 @@ def _piecewise_errors(
     return np.asarray(inside + cells / np.exp(log_mass) * np.minimum(steps, 1.0) + steps * outer)
 
 
-def _is_value_sums_right(code: ctypes.CDLL) -> bool:
-    rows, size, levels, first = int(code.vector_step()) + 3, 5, (0, 3, 0), (0, 0, 1)
-    sizes = [(rows, 3), (rows, size), (1,), (3,), (2, 3, size), (2, size), (3, size), (3, size)]
-    x, grad, *given = _random(sizes)
-    x[:, 1] = np.arange(rows) % 3
-    known = (np.arange(3 * rows).reshape(rows, 3) % 5 > 1).astype(np.float32)
-    embedding, tile = _embedding(levels, first, size, given), ctypes.c_long(int(code.vector_step()))
-    workspace = _Memory(code, code.value_sums_workspace_bytes(ctypes.byref(embedding), tile))
-    slopes = _Memory(code, 2 * rows * code.value_sums_slope_bytes(ctypes.byref(embedding)))
-    sums, gradients = np.zeros((rows, size), np.float32), [np.zeros_like(array) for array in given[2:]]
-    sizes_and_values = ctypes.byref(embedding), tile, ctypes.c_long(rows), _address(x), _address(known)
-    code.value_sums_forward(*sizes_and_values, _address(sums), slopes.address, workspace.address)
-    code.value_sums_backward(
-        *sizes_and_values, _address(grad), slopes.address, *map(_address, gradients), workspace.address
-    )
-
-    def product(*weights: Array) -> float:
-        vectors = _value_vectors(x, levels, first, *given[:2], *weights)
-        return float((grad * (known[..., None] * vectors).sum(1)).sum())
-
-    expected = (known[..., None] * _value_vectors(x, levels, first, *given)).sum(1)
-    right = np.allclose(sums, expected, _RELATIVE_TOLERANCE, _RELATIVE_TOLERANCE)
-    return right and _agree(product, given[2:], float((grad * sums).sum()), gradients)
-
-
-def _embedding(levels: Sequence[int], first: Sequence[int], size: int, arrays: Sequence[Array]) -> Embedding:
-    counts, rows = ((ctypes.c_long * len(levels))(*one) for one in (levels, first))
-    frequencies = len(arrays[0])
-    return Embedding(len(levels), size, levels.count(0), frequencies, counts, rows, *map(_address, arrays))
-
-
-def _value_vectors(
-    x: Array, levels: Sequence[int], first: Sequence[int], frequency: Array, amplitude: Array, weight: Array,
-    bias: Array, table: Array, presence: Array,
-) -> Array:  # fmt: skip
-    """Return the vectors of values by the formula of value_embedding.h, in double precision."""
-    found = []
-    for d, count in enumerate(levels):
-        values = x[:, d].astype(np.float64)
-        if count:
-            found.append(table[first[d] + values.astype(int)] + presence[d])
-            continue
-        angles = values[:, None] * frequency.astype(np.float64)
-        inputs = np.hstack([values[:, None], np.sin(angles), np.cos(angles)]) * amplitude
-        z = inputs @ weight[first[d]].astype(np.float64) + bias[first[d]]
-        found.append(z / (1.0 + np.exp(-z)) + presence[d])
-    return np.stack(found, 1)
-
-
-_SET_SIZES = ((5, 3), (5,), (5, 3), (4, 5, 2), (4, 2), (5, 5), (5,))  # of weights for E = 3, H = 5, D = 4, C = 2
-
-
-def _set_network(weights: Sequence[Array]) -> SetNetwork:
-    return SetNetwork(
-        3, 5, 1, 4, 2, 0.7, 1e-3, *map(_address, weights[:3]), _addresses(weights[5:6]), _addresses(weights[6:]),
-        *map(_address, weights[3:5]),
-    )  # fmt: skip
-
-
-def _is_set_network_right(code: ctypes.CDLL) -> bool:
-    rows = int(code.vector_step()) + 3
-    sums, sizes, terms, dropout, grad, *weights = _random(
-        [(rows, 3), (rows,), (rows, 10), (rows, 5), (rows, 4, 2), *_SET_SIZES]
-    )
-    sizes = np.abs(sizes)
-    network, tile = _set_network(weights), ctypes.c_long(int(code.vector_step()))
-    workspace = _Memory(code, code.set_network_workspace_bytes(ctypes.byref(network), tile))
-    hidden = _Memory(code, 2 * code.set_network_layer_bytes(ctypes.byref(network), tile))
-    contexts, of_weights = np.zeros((rows, 4, 2), np.float32), [np.zeros_like(array) for array in weights]
-    by_sums, by_terms = np.zeros_like(sums), np.zeros_like(terms)
-    code.set_network_forward(
-        ctypes.byref(network), tile, ctypes.c_long(rows), *map(_address, (sums, sizes, terms)), _addresses([dropout]),
-        _address(contexts), hidden.address, workspace.address,
-    )  # fmt: skip
-    to = SetNetworkGradients(
-        *map(_address, of_weights[:3]), _addresses(of_weights[5:6]), _addresses(of_weights[6:]),
-        *map(_address, of_weights[3:5]),
-    )  # fmt: skip
-    code.set_network_backward(
-        ctypes.byref(network), tile, ctypes.c_long(rows), _address(grad), hidden.address, ctypes.byref(to),
-        *map(_address, (by_sums, by_terms)), workspace.address,
-    )  # fmt: skip
-
-    def product(sums: Array, terms: Array, *weights: Array) -> float:
-        return float((grad * _set_contexts(sums, sizes, terms, dropout, *weights)).sum())
-
-    right = np.allclose(contexts, _set_contexts(sums, sizes, terms, dropout, *weights), 1e-4, 1e-4)
-    arrays, gradients = [sums, terms, *weights], [by_sums, by_terms, *of_weights]
-    return right and _agree(product, arrays, float((grad.astype(np.float64) * contexts).sum()), gradients)
-
-
-def _set_contexts(
-    sums: Array, sizes: Array, terms: Array, dropout: Array, first: Array, first_bias: Array, linear: Array,
-    output: Array, output_bias: Array, weight: Array, bias: Array,
-) -> Array:  # fmt: skip
-    """Return the contexts of all dimensions by the formula of set_network.h, for one residual layer."""
-    s = sums.astype(np.float64) / np.sqrt(1.0 + sizes.astype(np.float64))[:, None]
-    h = s @ first.T + first_bias + terms[:, :5]
-    h = h + dropout * _silu(_silu(h) @ weight.T + bias)
-    last = _silu(h / np.sqrt((h**2).mean(1, keepdims=True) + np.float32(1e-3)))
-    last = last + np.float64(np.float32(0.7)) * (s @ linear.T + terms[:, 5:])
-    return np.asarray(np.einsum("bh,dhc->bdc", last, output) + output_bias)
-
-
-def _silu(z: Array) -> Array:
-    return z / (1.0 + np.exp(-z))
-
-
-def _is_context_walk_right(code: ctypes.CDLL) -> bool:
-    rows, size, levels, first, order = int(code.vector_step()) + 3, 3, (0, 3, 0, 0), (0, 0, 1, 2), (2, 0, 3, 1)
-    sizes = [(rows, 4), (rows, 10), (rows, 4, 2), (2, 10), (1,), (3,), (3, 3, size), (3, size), (3, size), (4, size)]
-    x, terms, residuals, residual_weight, *given = _random(sizes)
-    networks = _random(_SET_SIZES), _random(_SET_SIZES, seed=2)
-    x[:, 1] = np.arange(rows) % 3
-    known = (np.arange(4 * rows).reshape(rows, 4) % 7 > 1).astype(np.float32)
-    embedding, tile = _embedding(levels, first, size, given), ctypes.c_long(int(code.vector_step()))
-    structures = [_set_network(weights) for weights in networks]
-    ends = _address(terms), _address(residual_weight)
-    walked = (WalkNetwork * 2)(*(WalkNetwork(ctypes.pointer(one), *ends) for one in structures))
-    columns, count = ctypes.c_long(2), ctypes.byref(structures[0])
-    workspace = _Memory(code, code.context_walk_workspace_bytes(ctypes.byref(embedding), count, columns, tile))
-    contexts = np.zeros((rows, 4, 2), np.float32)
-    code.context_walk(
-        ctypes.byref(embedding), walked, ctypes.c_long(1), (ctypes.c_long * 4)(*order), columns, tile,
-        ctypes.c_long(rows), *map(_address, (x, known, residuals, contexts)), workspace.address,
-    )  # fmt: skip
-    vectors = known[..., None] * _value_vectors(x, levels, first, *given)
-    expected, none = np.zeros_like(contexts), np.ones((rows, 5))
-    for place, d in enumerate(order):
-        before = list(order[:place])
-        sums, number = vectors[:, before].sum(1), known[:, before].sum(1)
-        added = terms + residuals[:, d].astype(np.float64) @ residual_weight
-        large, small = (_set_contexts(sums, number, added, none, *weights)[:, d] for weights in networks)
-        expected[:, d] = np.where(number[:, None] <= 1.0, small, large)
-    return bool(np.allclose(contexts, expected, 1e-4, 1e-4))
-
-
-def _is_normal_predictor_right(code: ctypes.CDLL) -> bool:
-    rows, units = 4, 5
-    values, mixing = _random([(rows, units), (units, 3)])
-    correlation = mixing @ mixing.T + np.eye(units, dtype=np.float32)
-    deviation = np.sqrt(np.diag(correlation))
-    correlation = correlation / np.outer(deviation, deviation)
-    known = (np.arange(rows * units).reshape(rows, units) % 3 > 0).astype(np.float32)
-    known[0] = 0.0
-    values *= known
-    location, error = np.zeros_like(values), np.zeros_like(values)
-    workspace = _Memory(code, code.normal_predictor_workspace_bytes(ctypes.c_long(units)))
-    arrays = correlation, values, known, location, error
-    code.normal_given_set(ctypes.c_long(units), ctypes.c_long(rows), *map(_address, arrays), workspace.address)
-    right = True
-    for b in range(rows):
-        its = known[b] > 0.0
-        exact = correlation.astype(np.float64)
-        slopes = np.linalg.solve(exact[its][:, its], exact[its])
-        rest = np.sqrt(np.maximum(1.0 - (slopes * exact[its]).sum(0), 0.0))
-        right &= np.allclose(location[b], values[b, its] @ slopes, 1e-4, 1e-4)
-        right &= np.allclose(error[b] ** 2, rest**2, 1e-4, 1e-4)
-    return right
-
-
-def _is_level_losses_right(code: ctypes.CDLL) -> bool:
-    rows, features, levels = 7, 3, (4, 19)
-    shapes = [shape for count in levels for shape in ((count, features), (count,))]
-    context, weight, *given = _random([(rows, features), (rows,), *shapes])
-    priors = [(1.0 + np.arange(count, dtype=np.float32)) / np.float32(count * (count + 1) / 2) for count in levels]
-    smoothing = (0.7, 0.1), (1.0, 0.0)
-    heads = (LevelHead * 2)(
-        *(
-            LevelHead(count, *smoothing[k], _address(given[2 * k]), _address(given[2 * k + 1]), _address(priors[k]))
-            for k, count in enumerate(levels)
-        )
-    )
-    number = np.arange(rows, dtype=np.int64) % 2
-    x = (3.0 * np.arange(rows, dtype=np.float32)) % np.array(levels, np.float32)[number]
-    by_context, gradients = np.zeros_like(context), [np.zeros_like(array) for array in given]
-    counts = ctypes.c_long(2), ctypes.c_long(features)
-    workspace = _Memory(code, code.level_losses_workspace_bytes(heads, *counts))
-    loss = code.level_losses(
-        heads, *counts, ctypes.c_long(rows), *map(_address, (context, number, x, weight, by_context)),
-        _addresses(gradients[0::2]), _addresses(gradients[1::2]), workspace.address,
-    )  # fmt: skip
-
-    def expected(context: Array, *weights: Array) -> float:
-        total = 0.0
-        for i, k in enumerate(number.tolist()):
-            sharpness, share = (float(np.float32(value)) for value in smoothing[k])
-            prior = priors[k].astype(np.float64)
-            logits = weights[2 * k].astype(np.float64) @ context[i] + weights[2 * k + 1]
-            z = (1.0 - sharpness) * np.log(prior) + sharpness * logits
-            q = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
-            total -= float(weight[i]) * math.log((1.0 - share) * q[int(x[i])] + share * prior[int(x[i])])
-        return total
-
-    return _agree(expected, [context, *given], loss, [by_context, *gradients])
-
-
 def _latents(fixed: Array, noise: Array, *weights: Array) -> Array:
     u = np.zeros_like(noise)
     for d in range(noise.shape[1]):
@@ -438,51 +230,14 @@ def _next_latents(
     return noise + (hidden * output_weight).sum(-1)
 
 
-def _agree(
-    function: Callable[..., float], arrays: Sequence[Array], value: float, gradients: Sequence[Array | None]
-) -> bool:
-    """Return whether a value and its gradients with respect to the arrays, if any, are those of the function."""
-    exact, slope, above, below = [array.astype(np.float64) for array in arrays], 0.0, [], []
-    for array, gradient, direction in zip(exact, gradients, _random([a.shape for a in arrays], seed=1), strict=True):
-        step = np.zeros_like(array) if gradient is None else _STEP * direction.astype(np.float64)
-        slope += 0.0 if gradient is None else float((gradient.astype(np.float64) * direction).sum())
-        above.append(array + step)
-        below.append(array - step)
-    difference = (function(*above) - function(*below)) / (2.0 * _STEP)
-    pairs = (value, function(*exact)), (slope, difference)
-    return all(math.isclose(*pair, rel_tol=_RELATIVE_TOLERANCE) for pair in pairs)
-
-
-def _random(sizes: Sequence[tuple[int, ...]], seed: int = 0) -> list[Array]:
-    generator = np.random.default_rng(seed)
-    return [generator.standard_normal(size, np.float32) for size in sizes]
-
-
-class _Memory:
-    """Aligned memory for C."""
-
-    def __init__(self, code: ctypes.CDLL, size: int) -> None:
-        alignment = int(code.vector_alignment())
-        self._bytes = np.zeros(size + alignment, np.uint8)
-        self.address = ctypes.c_void_p(self._bytes.ctypes.data + -self._bytes.ctypes.data % alignment)
-
-
-def _address(array: Array) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)
-
-
-def _addresses(arrays: Sequence[Array]) -> ctypes.Array[ctypes.c_void_p]:
-    return (ctypes.c_void_p * len(arrays))(*map(_address, arrays))
-
-
 _CHECKS = {
     "score_matching": _is_score_matching_right,
     "latent_chain": _is_latent_chain_right,
     "score_levels": _are_score_levels_right,
     "piecewise": _is_piecewise_right,
-    "value_sums": _is_value_sums_right,
-    "set_network": _is_set_network_right,
-    "context_walk": _is_context_walk_right,
-    "normal_given_set": _is_normal_predictor_right,
-    "level_losses": _is_level_losses_right,
+    "value_sums": is_value_sums_right,
+    "set_network": is_set_network_right,
+    "context_walk": is_context_walk_right,
+    "normal_given_set": is_normal_predictor_right,
+    "level_losses": is_level_losses_right,
 }
