@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from arcsm._native import available, context_walk, may_evaluate, supports
 from arcsm._runtime.conditions import Condition
 from arcsm._runtime.random import Source
-from arcsm._runtime.sizes import check_layers, check_size, whole_numbers
+from arcsm._runtime.sizes import whole_numbers
+from arcsm.contexts.any_order_arguments import AnyOrderArguments
 from arcsm.contexts.any_order_state import AnyOrderState
-from arcsm.contexts.base import Context, Order, TrainingTerms
+from arcsm.contexts.base import Order, TrainingTerms
 from arcsm.contexts.known_sets import draw_sets, sum_before, weights_of_sets
 from arcsm.contexts.linear_base import LinearBase, OnLine
 from arcsm.contexts.linear_features import LinearFeatures
@@ -25,7 +26,7 @@ from arcsm.errors import readable
 _MAX_SINUSOIDS = 256  # of a context in C, which keeps them on its stack
 
 
-class AnyOrder(Context):
+class AnyOrder(AnyOrderArguments):
     """One network for the conditionals of every order of the dimensions (orderless NADE, any-order ARM).
 
     The context of a dimension is a function of the *set* :math:`S` of values that come before it:
@@ -142,10 +143,10 @@ class AnyOrder(Context):
         self.complete_share = float(complete_share)
         self._parents = Parents(self.parents)
         self.set_condition(classes, condition_features, condition_net)
-        self._check_sizes()
-        self._check_small_sets(small_sets, least=0)
+        self.check_sizes()
+        self.check_small_sets(small_sets, least=0)
         self._parents.check(self.levels)
-        self._check_targets()
+        self.check_targets(self._parents)
         self._default_order = tuple(self.arranged(range(features)))
         self.order = self._default_order if order is None else whole_numbers("order", order)
         if sorted(self.order) != list(range(features)):
@@ -166,50 +167,6 @@ class AnyOrder(Context):
             shape, self.embedding_features, self.hidden_features, self.dropout, self.located,
             () if self.linear is None else self.linear.owners, condition_layer if self.is_conditional else None,
         )  # fmt: skip
-
-    def _check_sizes(self) -> None:
-        sizes = {"features": self.features, "context_features": self.context_features}
-        check_size("AnyOrder", **sizes, embedding_features=self.embedding_features)
-        if self.network_features < 1:
-            raise ValueError(f"context_features: expected at least 3 if located, got {self.context_features}")
-        check_size("AnyOrder", least=0, sinusoids=self.sinusoids)
-        if not self.hidden_features or len(set(self.hidden_features)) > 1:
-            raise ValueError(f"hidden_features: expected layers of one width, got {self.hidden_features}")
-        if len(self.levels) != self.features:
-            raise ValueError(f"levels: expected one number for each of {self.features} columns, got {len(self.levels)}")
-        if len(self.parents) != self.features:
-            raise ValueError(f"parents: expected one for each of {self.features} columns, got {len(self.parents)}")
-        check_size("AnyOrder", least=0, **{f"levels[{d}]": count for d, count in enumerate(self.levels)})
-        check_layers("AnyOrder", sum(self.levels), (self.embedding_features,), 1)
-        inputs, outputs = self.features * (1 + 2 * self.sinusoids), self.features * self.context_features
-        check_layers("AnyOrder", inputs, (self.embedding_features,), 1)
-        check_layers("AnyOrder", self.embedding_features, self.hidden_features, outputs)
-        check_layers("AnyOrder", self.classes + self.condition_features, (), self.hidden_features[0])
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout: expected a fraction from 0 to below 1, got {self.dropout}")
-        if not 0.0 <= self.balance <= 1.0:
-            raise ValueError(f"balance: expected a number from 0 to 1, got {self.balance}")
-        if not 0.0 <= self.sinusoid_decay < math.inf:
-            raise ValueError(f"sinusoid_decay: expected a finite number of at least 0, got {self.sinusoid_decay}")
-
-    def _check_small_sets(self, small_sets: int, least: int = 1) -> None:
-        check_size("AnyOrder", least=least, small_sets=small_sets)
-        most = max(0, self.features - 2)
-        if small_sets > most:
-            raise ValueError(
-                f"small_sets: expected at most {most}, as other sets need a network, too, got {small_sets}"
-            )
-
-    def _check_targets(self) -> None:
-        chosen = set(self.targets)
-        if not chosen or not chosen <= set(range(self.features)) or len(chosen) < len(self.targets):
-            raise ValueError(f"targets: expected different dimensions, at least one, got {self.targets!r:.60}")
-        if any(not 0 <= d < self.features or not self.levels[d] for d in self.ordered):
-            raise ValueError(f"ordered: expected columns with levels, got {self.ordered!r:.60}")
-        if any((d in chosen) != (parent in chosen) for d, parent in self._parents.of.items()):
-            raise ValueError(f"targets: expected a dimension and its parent or neither, got {self.targets!r:.60}")
-        if not 0.0 <= self.complete_share <= 1.0:
-            raise ValueError(f"complete_share: expected a fraction, got {self.complete_share}")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         if self.base is not None and fn(torch.zeros(1)).dtype in (torch.float16, torch.bfloat16):
@@ -412,7 +369,7 @@ class AnyOrder(Context):
             >>> all(name.startswith("networks.small") for name in trained)
             True
         """
-        self._check_small_sets(small_sets)
+        self.check_small_sets(small_sets)
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
         for parameter in trainable:
             parameter.requires_grad_(False)

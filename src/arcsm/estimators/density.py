@@ -24,7 +24,7 @@ from arcsm.estimators.encoder import clip_to_dtype
 from arcsm.estimators.gap_model import GapModel
 from arcsm.estimators.imputation import ESTIMATES, Estimate, filled_table, write_draws
 from arcsm.estimators.level_pairs import LevelPairs
-from arcsm.estimators.recurring_values import RecurringValues
+from arcsm.estimators.recurring_values import recurring_values
 from arcsm.estimators.table_training import several_orders
 from arcsm.estimators.times import Times
 from arcsm.queries import Constraint
@@ -124,22 +124,12 @@ class ScoreDensity(DensityMixin, DensityEstimator):
             self.level_pairs_ = LevelPairs.of_rows(self.columns_, numbers)
             modelled = numbers[:, self.columns_.modelled]
             self.gaps_ = GapModel.of_rows(modelled, self.held_out_rows_)
-            self.recurring_ = self._recurring_values(modelled)
+            self.recurring_ = recurring_values(self.model_, modelled)
             self._choose_orders(numbers)
             orders = () if self.model_ is None else self.model_.orders
             self.orders_ = [tuple(int(self.columns_.modelled[m]) for m in order) for order in orders]
             self.order_weights_ = np.ones(1) if self.model_ is None else np.array(self.model_.weights)
         return self
-
-    def _recurring_values(self, numbers: Array) -> dict[int, RecurringValues]:
-        """Return the recurring values of the modelled columns ``(N, M)`` that are numbers, off lines."""
-        if self.model_ is None:
-            return {}
-        columns, on_line = self.model_.columns, self.model_.columns_on_line
-        free = [m for m in range(columns.columns) if not columns.counts[m] and m not in on_line]
-        spikes = {m: columns.spikes[m].numpy() if m in columns.spikes else np.zeros(0) for m in free}
-        found = {m: RecurringValues.of_column(numbers[:, m], spikes[m]) for m in free}
-        return {m: values for m, values in found.items() if values is not None}
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
@@ -249,8 +239,7 @@ class ScoreDensity(DensityMixin, DensityEstimator):
         drawn = table_draws.sample(self.model_, n_samples, generator, bool(self.verbose)).double().numpy()
         random = np.random.default_rng(generator.initial_seed())
         for m, values in self.recurring_.items():
-            is_free = ~np.isin(drawn[:, m], self.model_.columns.spikes.get(m, torch.zeros(0)).numpy())
-            drawn[:, m] = np.where(is_free, values.moved(drawn[:, m], random), drawn[:, m])
+            drawn[:, m] = values.moved(drawn[:, m], random)
         return self._decode(self.gaps_.draw(drawn, random) if gaps and self.gaps_ is not None else drawn)
 
     def cdf(self, X: Any) -> Array:

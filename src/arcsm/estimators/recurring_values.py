@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arcsm.estimators.column_types import Array
+from arcsm.estimators.table_model import TableModel
 
 _NEAR = 0.005  # of the rows: those that are near a value on either side
 _FEWEST_NEAR = 5
@@ -24,8 +25,8 @@ class RecurringValues:
         The Population Frequencies of Species and the Estimation of Population Parameters (Good, 1953)
     """
 
-    def __init__(self, values: Array, recurs: NDArray[np.bool_], factor: float) -> None:
-        self.values, self.recurs, self.factor = values, recurs, factor
+    def __init__(self, values: Array, recurs: NDArray[np.bool_], factor: float, spikes: Array) -> None:
+        self.values, self.recurs, self.factor, self.spikes = values, recurs, factor, spikes
 
     @classmethod
     def of_column(cls, numbers: Array, spikes: Array) -> Self | None:
@@ -36,10 +37,10 @@ class RecurringValues:
         seen_twice = seen - 2.0 * float((counts == 2).sum()) / max(len(known), 1)
         if len(distinct) < 2 or seen_twice < _LEAST_SHARE:
             return None
-        return cls(known, np.repeat(counts, counts) > 1, seen_twice / seen)
+        return cls(known, np.repeat(counts, counts) > 1, seen_twice / seen, spikes)
 
     def moved(self, numbers: Array, random: np.random.Generator) -> Array:
-        """Return drawn numbers ``(N,)``, some of them moved to a value that recurs."""
+        """Return drawn numbers ``(N,)``, some of them moved to a value that recurs. Spikes stay as they are."""
         near, end = max(_FEWEST_NEAR, round(_NEAR * len(self.values))), len(self.values) - 1
         rank = np.searchsorted(self.values, numbers)
         low, high = (self.values[np.clip(rank + step, 0, end)] for step in (-near, near))
@@ -48,5 +49,17 @@ class RecurringValues:
         last = np.searchsorted(self.values, numbers + reach, "right")
         place = np.minimum(first + np.floor(random.random(len(numbers)) * np.maximum(last - first, 1)).astype(int), end)
         is_moved = self.recurs[place] & (random.random(len(numbers)) < self.factor)
+        is_moved &= ~np.isin(numbers, self.spikes)
         inside = (numbers >= self.values[0]) & (numbers <= self.values[-1])
         return np.where(is_moved & inside, self.values[place], numbers)
+
+
+def recurring_values(table: TableModel | None, x: Array) -> dict[int, RecurringValues]:
+    """Return the recurring values of encoded rows ``(N, M)``, for each column of numbers that is not near a line."""
+    if table is None:
+        return {}
+    columns, on_line = table.columns, table.columns_on_line
+    numeric = [m for m in range(columns.columns) if not columns.counts[m] and m not in on_line]
+    spikes = {m: columns.spikes[m].numpy() if m in columns.spikes else np.zeros(0) for m in numeric}
+    found = {m: RecurringValues.of_column(x[:, m], spikes[m]) for m in numeric}
+    return {m: values for m, values in found.items() if values is not None}
