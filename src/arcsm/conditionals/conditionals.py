@@ -10,16 +10,15 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from operator import methodcaller
 from typing import Any, Literal, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from arcsm import _native
 from arcsm._native import ScoreLevels, Step
 from arcsm._runtime.memory import Workspace
+from arcsm.conditionals.cell_means import log_mean_density
 from arcsm.conditionals.flow import Carried, LevelScore, follow
 from arcsm.conditionals.piecewise import PiecewiseDensity, constant, in_tails
 from arcsm.conditionals.quadrature import TailFunction, evaluate_nodes, from_nodes, integrate
@@ -34,16 +33,6 @@ Method = Literal["closed_form", "flow", "quadrature"]
 _HALF_GRID = (0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0, 3.75, 5.0, 7.5, 12.0, WINDOW_END_WIDTHS)
 #: The same at the largest noise of a ladder, where no mode is narrow.
 _HALF_GRID_OF_NOISE = (0.9, 1.8, 2.8, 4.2, 7.5, WINDOW_END_WIDTHS)
-_MIN_CELL_MASS = 1e-4  # below it, a difference of CDFs is less accurate than a quadrature of the density
-_MIN_EXACT_CELL_MASS = 1e-10  # the same for CDFs in closed form and in double precision
-_PARABOLA = 0.4  # standard deviations of noise, within which log densities are parabolas, to about 1e-3 nats
-_ERRORS_OF_CELLS = 3.0  # mass of a cell over the tolerance, below which a difference of two flows is too inaccurate
-_FLAT = 6e-4  # squared relative change of a density over half a cell; below it, the mean is within 1e-4 nats
-_GENTLE = 9.0  # below it, few points are enough
-_CHANGE_AT = (-1.0, -0.5, 0.0, 0.5, 1.0)  # half cells from the middle, where the change is evaluated
-#: Points of the quadrature of cells. If the log density is linear, 6 are accurate to 1e-6 nats for a change by 6 nats,
-#: and 20 for a change by 100 nats.
-_FEW_CELL_POINTS, _CELL_POINTS = 6, 20
 _LARGE = 1e15  # standardised values whose squares are numbers in single precision
 _MAX_CORRECTION = 0.2  # of a quantile, in standard deviations of noise
 _MAX_TAIL_SHARE = 1e-3  # of the mass outside the range of a head that may have any tails
@@ -196,7 +185,7 @@ class Conditionals:
         usable = self.compiled is not None and _native.may_evaluate() and _native.supports(self._projection)
         return self.compiled if usable else None
 
-    def _may_be_single(self, x: Tensor) -> bool:
+    def may_be_single(self, x: Tensor) -> bool:
         """Return whether the tolerance for densities at ``x (N,)`` allows single precision, which is faster in C."""
         accurate = self.compiled is not None and self.accuracy.tol >= SINGLE_TOLERANCE
         return self.single or (accurate and _native.may_evaluate() and bool((x.abs() < _LARGE).all()))
@@ -228,7 +217,7 @@ class Conditionals:
             log_prob, log_slope = part._integrate(x, PiecewiseDensity.log_prob)
             return (log_prob - log_slope).to(x.dtype)
 
-        return self.apply(integrated, single=self._may_be_single(x))
+        return self.apply(integrated, single=self.may_be_single(x))
 
     def cdf(self, x: Tensor) -> Tensor:
         """Return the distribution function at ``x (N,)``, ``(N,)``."""
@@ -246,84 +235,8 @@ class Conditionals:
         return both[0] - log_slope, both[1]
 
     def log_mean_density(self, x: Tensor, half: Tensor) -> Tensor:
-        """Return the log of the mean density within ``half (N,)`` of ``x (N,)``, in nats.
-
-        .. math:: \\log \\frac{F(x + h) - F(x - h)}{2 h}
-
-        Where ``half`` is small beside the noise, which smooths the log density, that is nearly a parabola within it,
-        and the mean is that of its exponential. Elsewhere, where the mass is so small that the difference would lose
-        digits, the density is integrated by Gauss-Legendre quadrature. Where ``half`` is zero, the result is the log
-        density at ``x``.
-        """
-        rise, is_parabola = self._log_mean_of_parabola(x, half)
-        if bool(is_parabola.any()):
-            near, far = is_parabola.nonzero()[:, 0], (~is_parabola).nonzero()[:, 0]
-            means = self.apply(lambda part: part.log_prob(x[near]), near) + rise[near]
-            others = self.apply(lambda part: part.log_mean_density(x[far], half[far]), far)
-            return torch.zeros_like(x).index_put((near,), means.to(x)).index_put((far,), others.to(x))
-        wide = (half > 0.0).nonzero()[:, 0]
-        mass = torch.zeros_like(x, dtype=torch.float64)
-        if len(wide):
-            single = self._may_be_single(x)
-            upper = self.apply(lambda part: part.cdf(x[wide] + half[wide]), wide, single=single).double()
-            lower = self.apply(lambda part: part.cdf(x[wide] - half[wide]), wide, single=single).double()
-            mass = mass.index_put((wide,), upper - lower)
-        exact = self.method == "closed_form" and self.projection.dtype == x.dtype == torch.float64
-        of_flow = _ERRORS_OF_CELLS * self.accuracy.tol if self.method == "flow" else 0.0
-        small = mass < (_MIN_EXACT_CELL_MASS if exact else max(_MIN_CELL_MASS, of_flow))
-        result = torch.log(torch.where(small, 1.0, mass) / (2.0 * half.double()).masked_fill(small, 1.0)).to(x)
-        rest = small.nonzero()[:, 0]
-        if len(rest):
-            means = self.apply(lambda part: part._integrated_mean(x[rest], half[rest]), rest)
-            result = result.index_put((rest,), means)
-        return result
-
-    @torch.no_grad()
-    def _log_mean_of_parabola(self, x: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
-        """Return by how many nats the log mean density exceeds the log density, and where a parabola tells, ``(N,)``.
-
-        The slope and the bend of the parabola are the score and its derivative at ``x``.
-        """
-        result, near = torch.zeros_like(x), torch.zeros_like(x, dtype=torch.bool)
-        if not isinstance(self.head, ScoreHead) or self.sigma is None:
-            return result, near
-        rows = ((half > 0.0) & (half <= _PARABOLA * self.sigma)).nonzero()[:, 0]
-        if not len(rows):
-            return result, near
-        s, ds = (f.to(x)[:, None] for f in self.score_and_derivative(x[rows], rows, self.sigma))
-        rule = np.polynomial.legendre.leggauss(_FEW_CELL_POINTS)
-        t = half[rows, None] * torch.from_numpy(rule[0]).to(x)
-        log_weights = torch.from_numpy(np.log(0.5 * rule[1])).to(x)
-        result[rows] = torch.logsumexp(s * t + 0.5 * ds * t.square() + log_weights, 1)
-        near[rows] = (half[rows].square() * (s.square() + ds.abs())[:, 0]) < _GENTLE  # else there are too few points
-        return result, near
-
-    def _integrated_mean(self, x: Tensor, half: Tensor) -> Tensor:
-        """Return :meth:`log_mean_density` by quadrature of the density; at one point where the density is flat."""
-        change, result = self._squared_change(x, half), torch.zeros_like(x)
-        gentle = (change > _FLAT) & (change < _GENTLE)
-        for count, chosen in ((1, change <= _FLAT), (_FEW_CELL_POINTS, gentle), (_CELL_POINTS, change >= _GENTLE)):
-            rule = np.polynomial.legendre.leggauss(count)
-            offsets, log_weights = torch.from_numpy(rule[0]).to(x), torch.from_numpy(np.log(0.5 * rule[1])).to(x)
-            for rows in chosen.nonzero()[:, 0].split(CONDITIONALS_AT_A_TIME // count):
-                points = x[rows, None] + offsets * half[rows, None]  # (n, K)
-                every = rows.repeat_interleave(count)
-                terms = self.apply(methodcaller("log_prob", points.flatten()), every).view_as(points)
-                result = result.index_put((rows,), torch.logsumexp(terms + log_weights, 1).to(x))
-        return result
-
-    @torch.no_grad()
-    def _squared_change(self, x: Tensor, half: Tensor) -> Tensor:
-        """Return about the squared relative change of the density within ``half (N,)`` of ``x (N,)``.
-
-        It is the largest of several points. For a head that is no :class:`ScoreHead`, whose density may jump, it is
-        infinite.
-        """
-        if not isinstance(self.head, ScoreHead):
-            return torch.where(half > 0.0, torch.inf, 0.0)
-        points = x[:, None] + half[:, None] * torch.tensor(_CHANGE_AT).to(x)
-        s, ds = self.score_and_derivative(points, slice(None), self.sigma)  # (N, K)
-        return half.square() * (s.square() + ds.abs()).amax(1)
+        """Return the log of the mean density within ``half (N,)`` of ``x (N,)``, in nats; see :mod:`cell_means`."""
+        return log_mean_density(self, x, half)
 
     def icdf(self, u: Tensor, nodes: Tensor | None = None) -> Tensor:
         """Return the inverse of :meth:`cdf` at ``u (N,)`` in (0, 1), ``(N,)``; for ``nodes`` see :meth:`density`.

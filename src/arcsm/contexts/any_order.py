@@ -248,7 +248,7 @@ class AnyOrder(AnyOrderArguments):
         is_known = (~self._parents.left_out(x)).to(x)
         on_line = None if self.base is None else self.base.in_order(x, is_known, checked)
         linear = None if self.linear is None else self.linear.in_order(values, is_known.float(), checked).to(x)
-        condition = self.embed_condition(condition, shape) if self.is_conditional else None
+        condition = self.embed_condition(condition, shape)
         terms = self.networks.condition_terms(condition, len(x)) if self.is_conditional else None
         residuals = None if on_line is None else on_line.residuals.float()
         walked, known = self.networks.walked(terms, self._columns_on_line), is_known.float()
