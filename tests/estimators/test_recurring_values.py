@@ -25,9 +25,9 @@ def test_draws_recur_as_often_as_new_rows() -> None:
     assert np.isin(drawn, often).mean() == pytest.approx(np.isin(new, often).mean(), abs=0.03)
     most = distinct[counts.argmax()]
     assert (drawn == most).mean() == pytest.approx((new == most).mean(), abs=0.006)
-    quantiles = np.linspace(0.02, 0.98, 25)
-    half_a_step = 2.5  # between round numbers
-    np.testing.assert_allclose(np.quantile(drawn, quantiles), np.quantile(smooth, quantiles), atol=half_a_step)
+    between = np.arange(17.5, 600.0, 5.0)  # round numbers, to which draws on either side may have moved
+    shares = [(one[:, None] < between).mean(0) for one in (drawn, smooth)]
+    np.testing.assert_allclose(*shares, atol=0.01)
 
 
 def test_draws_beyond_the_range_and_columns_without_ties_stay_as_they_are() -> None:
