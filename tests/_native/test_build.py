@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from arcsm import _native
-from arcsm._native import build
+from arcsm._native import build, recipe
 from arcsm._native.verification import first_wrong_result
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -40,7 +40,7 @@ def test_library_is_compiled_once_and_leaves_no_files(tmp_path: Path, monkeypatc
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     assert _native.available()
     assert _native.library() is _native.library()
-    assert calls.read_text() == "call\n" * (len(build._SOURCES) + 1)  # and to link them
+    assert calls.read_text() == "call\n" * (len(recipe.SOURCES) + 1)  # and to link them
     assert list(folder.iterdir()) == []
 
 
@@ -65,7 +65,7 @@ def test_failing_compiler_is_a_one_line_error_and_not_called_again(
 ) -> None:
     path = compiler(tmp_path, monkeypatch, script)
     assert not _native.available()
-    with pytest.raises(build.CompilationError, match=cause) as caught:
+    with pytest.raises(recipe.CompilationError, match=cause) as caught:
         _native.library()
     assert len(str(caught.value).splitlines()) == 1
     path.unlink()
@@ -76,14 +76,14 @@ def test_failing_compiler_is_a_one_line_error_and_not_called_again(
 @pytest.mark.parametrize("command", ["no-such-compiler", "gcc '", "/"])
 def test_invalid_compiler_command_is_an_error(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", command)
-    with pytest.raises(build.CompilationError):
+    with pytest.raises(recipe.CompilationError):
         _native.library()
 
 
 @pytest.mark.usefixtures("fresh_compilation")
 def test_unwritable_temporary_folder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no such folder"))
-    with pytest.raises(build.CompilationError, match="no such folder"):
+    with pytest.raises(recipe.CompilationError, match="no such folder"):
         _native.library()
 
 
@@ -91,9 +91,9 @@ def test_unwritable_temporary_folder_is_an_error(tmp_path: Path, monkeypatch: py
 def test_hanging_compiler_is_killed_with_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started = tmp_path / "started"
     compiler(tmp_path, monkeypatch, f"sleep 600 & echo $! > {started}; wait")
-    monkeypatch.setattr(build, "_TIMEOUT_SECONDS", 2.0)
+    monkeypatch.setattr(recipe, "TIMEOUT_SECONDS", 2.0)
     started_at = time.monotonic()
-    with pytest.raises(build.CompilationError, match="not done after 2 seconds"):
+    with pytest.raises(recipe.CompilationError, match="not done after 2 seconds"):
         _native.library()
     assert time.monotonic() - started_at < 60.0
     child = int(started.read_text())
@@ -138,14 +138,14 @@ def test_a_library_with_wrong_numbers_is_not_used(tmp_path: Path, monkeypatch: p
         assert not _native.available()
     assert not _native.available()
     assert len(warnings) == 1
-    with pytest.raises(build.CompilationError, match="wrong numbers; remove flags from CC"):
+    with pytest.raises(recipe.CompilationError, match="wrong numbers; remove flags from CC"):
         _native.library()
 
 
 @pytest.mark.usefixtures("fresh_compilation")
 def test_a_library_without_a_function_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler(tmp_path, monkeypatch, 'exec $COMPILER "$@" -fvisibility=hidden')
-    with pytest.raises(build.CompilationError, match="score_matching_forward_backward"):
+    with pytest.raises(recipe.CompilationError, match="score_matching_forward_backward"):
         _native.library()
 
 
@@ -193,8 +193,8 @@ def test_every_vector_width_gives_the_same_results(instructions: str, step: int)
     code = f"""
 import torch, warnings
 from arcsm import ScoreHead
-from arcsm._native import build
-build._PROCESSOR_FLAGS, build._FLAGS = ((),), (*build._FLAGS, *{instructions.split()!r})
+from arcsm._native import build, recipe
+recipe.OF_THIS_PROCESSOR, recipe.FLAGS = ((),), (*recipe.FLAGS, *{instructions.split()!r})
 from arcsm.objectives.fused import fused_score_matching
 warnings.simplefilter("error")
 torch.manual_seed(0)
@@ -225,3 +225,74 @@ print(build.library().vector_step())
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) == step
+
+
+@pytest.fixture
+def prebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder in place of that of the libraries in the package, with one for each kind of processor."""
+    monkeypatch.setattr(build, "files", lambda _: tmp_path)
+    folder = tmp_path / "prebuilt"
+    folder.mkdir()
+    source = Path(build.__file__).parent
+    recipe.compile_library([str(COMPILER)], source, [()], folder / "portable.so")
+    return folder
+
+
+def test_libraries_in_the_package_are_loaded_best_first(prebuilt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    load = build.ctypes.CDLL
+    monkeypatch.setattr(build.ctypes, "CDLL", lambda path: loaded.append(Path(path).stem) or load(path))
+    monkeypatch.setattr(recipe.platform, "machine", lambda: "x86_64")
+    for name in ("avx512", "avx2"):
+        (prebuilt / f"{name}.so").write_bytes(b"not a library")
+    for capability, tried in (("AVX512", ["avx512", "avx2"]), ("AVX2", ["avx2"]), ("DEFAULT", []), ("unknown", [])):
+        loaded.clear()
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability)
+        assert build.prebuilt_library() is not None
+        assert loaded == [*tried, "portable"]
+
+
+def test_libraries_with_wrong_numbers_and_none_at_all_are_left_out(
+    prebuilt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "first_wrong_result", lambda _: "piecewise")
+    assert build.prebuilt_library() is None
+    (prebuilt / "portable.so").unlink()
+    monkeypatch.undo()
+    assert build.prebuilt_library() is None  # the sources have none
+
+
+@pytest.mark.usefixtures("fresh_compilation")
+def test_a_library_in_the_package_needs_no_compiler(prebuilt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe, "find_compiler", None)
+    assert _native.available()
+    build._compiled_library.cache_clear()
+    monkeypatch.setenv("CC", "none")
+    with pytest.raises(recipe.CompilationError):  # CC asks for another one
+        _native.library()
+
+
+def test_memory_and_undefined_behaviour_are_clean() -> None:
+    """The checks of all functions, whose sizes are odd, with the sanitizers of the compiler."""
+    runtime = subprocess.run(
+        [str(COMPILER), "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    if not Path(runtime).is_file():
+        pytest.skip("needs the address sanitizer of gcc")
+    code = """
+import ctypes, sys, tempfile
+from pathlib import Path
+from arcsm._native import interface, recipe, verification
+recipe.FLAGS = (*recipe.FLAGS, "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+with tempfile.TemporaryDirectory() as folder:
+    path = recipe.compile_library([sys.argv[1]], Path(recipe.__file__).parent, [()], Path(folder, "checked.so"))
+    code = ctypes.CDLL(str(path))
+interface.declare(code)
+print(verification.first_wrong_result(code))
+"""
+    environment = os.environ | {"LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(COMPILER)], capture_output=True, text=True, env=environment, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip() == "None"

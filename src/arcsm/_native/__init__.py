@@ -1,4 +1,4 @@
-"""The innermost loops in C, compiled on the user's machine at first use.
+"""The innermost loops in C, compiled with the package or else at first use.
 
 ``score_matching.c`` keeps the hidden layers of a tile of points in a core's own cache from the first product to the
 last gradient, which a general compiler of tensor programs cannot do. ``score_levels.c`` does the same from one noise
@@ -9,7 +9,7 @@ losses of its nominal columns. All are optional: without a C compiler the same r
 slowly.
 """
 
-from arcsm._native.build import CompilationError, available, library, start_compiling
+from arcsm._native.build import available, library, start_compiling
 from arcsm._native.context_walk import WalkedNetwork, context_walk
 from arcsm._native.interface import Indicators, Rule
 from arcsm._native.latent_chain import LatentChain, latent_chain_backward, latent_chain_forward, latent_chain_moments
@@ -17,6 +17,7 @@ from arcsm._native.level_losses import LevelWeights, level_losses
 from arcsm._native.memory import may_evaluate, may_train, supports
 from arcsm._native.normal_predictor import normal_given_set
 from arcsm._native.piecewise import piecewise_cell_errors, piecewise_errors, piecewise_integrate, readable
+from arcsm._native.recipe import CompilationError
 from arcsm._native.score_levels import LevelConstants, ScoreLevels, Step
 from arcsm._native.score_matching import score_matching_forward_backward
 from arcsm._native.set_network import HiddenLayers, SetWeights, set_network_backward, set_network_forward

@@ -1,44 +1,29 @@
-"""Compile the C sources into a library for the processor at hand.
+"""The library of compiled C: one that came with the package, or else one compiled for the processor at hand.
 
-Every process compiles anew, in a temporary folder, all sources at the same time. That takes a few seconds, and no
-cached binary can become stale, corrupt or untrusted.
+Wheels have libraries for several processors (see ``hatch_build.py``); the best one that runs here is loaded. Without
+them, or if the environment variable ``CC`` names a compiler, every process compiles anew, in a temporary
+folder, all sources at the same time. That takes a few seconds, and no cached binary can become stale, corrupt or
+untrusted.
 """
 
 import ctypes
 import os
-import shlex
-import shutil
-import signal
 import tempfile
-from contextlib import ExitStack, suppress
 from functools import lru_cache
-from importlib.resources import files
+from importlib.resources import as_file, files
 from pathlib import Path
-from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
 from threading import Lock, Thread
 
+import torch
+
+from arcsm._native import recipe
 from arcsm._native.interface import declare
+from arcsm._native.recipe import CompilationError
 from arcsm._native.verification import first_wrong_result
 from arcsm.errors import warn
 
-_COMPILERS = ("cc", "gcc", "clang")
-_SOURCES = (
-    "score_matching.c", "latent_chain.c", "score_levels.c", "piecewise.c", "value_sums.c", "set_network.c",
-    "context_walk.c", "kernels.c", "normal_predictor.c", "level_losses.c",
-)  # fmt: skip
-_HEADERS = "kernels.h", "value_embedding.h", "set_network.h"
-_FLAGS = (
-    "-O3", "-std=gnu11", "-fPIC",
-    # the last flag wins: with those that these undo, in CC, results are wrong or the library cannot be loaded
-    "-fno-fast-math", "-fno-unsafe-math-optimizations", "-fvisibility=default", "-fno-sanitize=all",
-)  # fmt: skip
-_PROCESSOR_FLAGS = (("-march=native",), ("-mcpu=native",), ())  # the first that the compiler accepts is used
-_TIMEOUT_SECONDS = 60.0
+_PREBUILT = "prebuilt"  # folder of the libraries that came with the package
 _LOCK = Lock()  # of the compilation
-
-
-class CompilationError(RuntimeError):
-    """There is no C compiler, it failed, or its code gives wrong numbers; the message is one line."""
 
 
 def library() -> ctypes.CDLL:
@@ -50,7 +35,7 @@ def library() -> ctypes.CDLL:
 
 
 def available() -> bool:
-    """Return whether the library can be compiled on this machine, compiling it on the first call.
+    """Return whether there is a library, compiling it on the first call if none came with the package.
 
     Compiled code that gives wrong numbers is not available, and the first call warns.
     """
@@ -68,14 +53,27 @@ def _load_library() -> ctypes.CDLL | CompilationError:
         return _compiled_library()
 
 
+def _unlock() -> None:
+    global _LOCK
+    _LOCK = Lock()
+
+
+if hasattr(os, "register_at_fork"):  # a thread that compiles does not go on in a forked process
+    os.register_at_fork(after_in_child=_unlock)
+
+
 @lru_cache
 def _compiled_library() -> ctypes.CDLL | CompilationError:
+    prebuilt = None if os.environ.get("CC") else prebuilt_library()
+    if prebuilt is not None:
+        return prebuilt
     try:
         with tempfile.TemporaryDirectory(prefix="arcsm-", ignore_cleanup_errors=True) as folder:
-            for file in (*_SOURCES, *_HEADERS):
+            for file in (*recipe.SOURCES, *recipe.HEADERS):
                 source = files("arcsm._native").joinpath(file).read_text(encoding="utf-8")
                 Path(folder, file).write_text(source, encoding="utf-8")
-            code = ctypes.CDLL(str(_compile(_find_compiler(), Path(folder))))
+            compiler, output = recipe.find_compiler(), Path(folder, "arcsm.so")
+            code = ctypes.CDLL(str(recipe.compile_library(compiler, Path(folder), recipe.OF_THIS_PROCESSOR, output)))
             declare(code)
     except CompilationError as error:
         return error
@@ -89,61 +87,20 @@ def _compiled_library() -> ctypes.CDLL | CompilationError:
     return failure
 
 
-def _find_compiler() -> list[str]:
-    """Return the command of the C compiler: the environment's ``CC``, or the first of the usual names on the path."""
-    environment = shlex.split(os.environ.get("CC", ""))
-    for command in [environment] if environment else [[name] for name in _COMPILERS]:
-        if shutil.which(command[0]):
-            return command
-    raise CompilationError(f"no C compiler: looked for {', '.join(environment[:1] or _COMPILERS)}")
-
-
-def _compile(compiler: list[str], folder: Path) -> Path:
-    """Compile for the full instruction set of the processor if the compiler can, and return the library's path."""
-    output, errors = folder / "arcsm.so", ""
-    objects = [str(folder / file) + ".o" for file in _SOURCES]
-    sources = [str(folder / file) for file in _SOURCES]
-    for processor in _PROCESSOR_FLAGS:
-        flags = *compiler, *_FLAGS, *processor
-        code, errors = _run([[*flags, "-o", o, "-c", source] for o, source in zip(objects, sources, strict=True)])
-        if code == 0:
-            code, errors = _run([[*flags, "-shared", "-o", str(output), *objects, "-lm"]])
-        if code == 0:
-            return output
-    lines = [line for line in errors.splitlines() if "error" in line] or errors.splitlines() or ["failed silently"]
-    raise CompilationError(f"{compiler[0]}: {lines[0].strip()}")
-
-
-def _run(commands: list[list[str]]) -> tuple[int, str]:
-    """Run commands at the same time; return exit status and standard error of the first that fails, or of the last.
-
-    At the timeout or on an interrupt, all are killed with their children.
-    """
-    code, errors = 0, ""
-    with ExitStack() as stack:
-        processes = list[Popen[str]]()
+def prebuilt_library() -> ctypes.CDLL | None:
+    """Return the best library in the package that this processor runs and that gives right numbers, if there is one."""
+    names, capability = list(recipe.variants()), torch.backends.cpu.get_cpu_capability().lower()
+    first = names.index(capability) if capability in names else len(names) - 1
+    for name in names[first:]:
+        resource = files("arcsm._native").joinpath(_PREBUILT, f"{name}.so")
+        if not resource.is_file():
+            continue
         try:
-            for command in commands:
-                process = Popen(
-                    command, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE, text=True, errors="replace",
-                    start_new_session=True,
-                )  # fmt: skip
-                processes.append(stack.enter_context(process))
-            for process in processes:
-                _, found = process.communicate(timeout=_TIMEOUT_SECONDS)
-                if code == 0:
-                    code, errors = process.returncode, found
-        except BaseException as error:
-            for process in processes:
-                _kill(process)
-            if isinstance(error, TimeoutExpired):
-                raise CompilationError(f"{commands[0][0]}: not done after {_TIMEOUT_SECONDS:g} seconds") from error
-            raise
-    return code, errors
-
-
-def _kill(process: Popen[str]) -> None:
-    """Kill a process with its children."""
-    with suppress(AttributeError, ProcessLookupError):  # no process groups on this system, or already ended
-        os.killpg(process.pid, signal.SIGKILL)
-    process.kill()
+            with as_file(resource) as path:
+                code = ctypes.CDLL(str(path))
+            declare(code)
+        except (OSError, AttributeError):  # for another system, or of another version
+            continue
+        if first_wrong_result(code) is None:
+            return code
+    return None
