@@ -86,6 +86,25 @@ def gradient_scaler(fabric: Fabric | SinglePrecision) -> GradScaler | None:
     return scaler
 
 
+class _Eager(Optimizer):
+    """An optimizer of torch whose methods do not load torch's compiler, which takes seconds and serves traced steps."""
+
+    add_param_group = inspect.unwrap(Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(Optimizer.zero_grad)
+
+
+class AdamW(_Eager, torch.optim.AdamW):
+    """AdamW of torch; see :class:`_Eager`."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
+class Adam(_Eager, torch.optim.Adam):
+    """Adam of torch; see :class:`_Eager`."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
+
+
 #: Makes an optimizer of parameters, such as ``functools.partial(torch.optim.SGD, lr=0.1)``.
 MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
 #: Makes a scheduler of an optimizer, such as ``functools.partial(torch.optim.lr_scheduler.StepLR, step_size=100)``.
@@ -116,8 +135,8 @@ def build_optimizer(model: AutoregressiveModel, config: TrainConfig, make: MakeO
             {"params": list(of_scores.values()), "lr": rate * config.score_rate_factor},
         ]
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=rate, weight_decay=config.weight_decay, fused=True)
-    return torch.optim.Adam(groups, lr=rate, fused=True)
+        return AdamW(groups, lr=rate, weight_decay=config.weight_decay, fused=True)
+    return Adam(groups, lr=rate, fused=True)
 
 
 def build_scheduler(optimizer: Optimizer, config: TrainConfig, make: MakeScheduler | None) -> LRScheduler | None:
