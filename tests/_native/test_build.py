@@ -156,6 +156,7 @@ def test_a_library_without_a_function_is_an_error(tmp_path: Path, monkeypatch: p
         "latent_chain_forward",
         "latent_chain_backward",
         "latent_chain_moments",
+        "score_points",
         "score_levels_at_points",
         "score_levels_follow",
         "piecewise_integrate",

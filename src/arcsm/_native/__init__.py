@@ -20,6 +20,7 @@ from arcsm._native.piecewise import piecewise_cell_errors, piecewise_errors, pie
 from arcsm._native.recipe import CompilationError
 from arcsm._native.score_levels import LevelConstants, ScoreLevels, Step
 from arcsm._native.score_matching import score_matching_forward_backward
+from arcsm._native.score_points import PointConstants, ScorePoints, score_points
 from arcsm._native.set_network import HiddenLayers, SetWeights, set_network_backward, set_network_forward
 from arcsm._native.value_sums import ValueVectors, value_sums_backward, value_sums_forward
 
@@ -30,8 +31,10 @@ __all__ = [
     "LatentChain",
     "LevelConstants",
     "LevelWeights",
+    "PointConstants",
     "Rule",
     "ScoreLevels",
+    "ScorePoints",
     "SetWeights",
     "Step",
     "ValueVectors",
@@ -51,10 +54,11 @@ __all__ = [
     "piecewise_integrate",
     "readable",
     "score_matching_forward_backward",
+    "score_points",
     "set_network_backward",
     "set_network_forward",
     "start_compiling",
     "supports",
     "value_sums_backward",
     "value_sums_forward",
-]  # fmt: skip
+]

@@ -151,9 +151,23 @@ class LevelHead(ctypes.Structure):
     )
 
 
+class PointHead(ctypes.Structure):
+    """``point_head`` of score_points.c."""
+
+    _fields_ = (
+        ("frequencies", ctypes.c_long),
+        ("frequency", ctypes.c_void_p),
+        ("data_std", ctypes.c_float),
+        ("envelope_widths", ctypes.c_float),
+        ("flat_widths", ctypes.c_float),
+        ("end_widths", ctypes.c_float),
+    )
+
+
 def declare(code: ctypes.CDLL) -> None:
     """Set the types of the results of all functions; a function that the library lacks is an ``AttributeError``."""
-    code.score_matching_forward_backward.restype = code.level_losses.restype = ctypes.c_double
+    for sums in (code.score_matching_forward_backward, code.level_losses, code.score_points):
+        sums.restype = ctypes.c_double
     code.vector_step.restype = ctypes.c_long
     for function in (
         code.latent_chain_forward,

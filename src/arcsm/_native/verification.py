@@ -6,6 +6,7 @@ a random direction. Torch takes no part, so the check runs in any mode of torch.
 
 import ctypes
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from arcsm._native.context_verification import (
     is_set_network_right,
     is_value_sums_right,
 )
-from arcsm._native.interface import Indicators, Level, Network, Rule, Shape
+from arcsm._native.interface import Indicators, Level, Network, PointHead, Rule, Shape
 
 
 def first_wrong_result(code: ctypes.CDLL) -> str | None:
@@ -90,6 +91,39 @@ def _is_latent_chain_right(code: ctypes.CDLL) -> bool:
     right = all(np.allclose(ours, expected, RELATIVE_TOLERANCE, 1e-5) for ours, expected in pairs)
     loss = float((u.astype(np.float64) ** 2).sum() / 2.0)
     return right and agree(lambda *given: float((_latents(*given) ** 2).sum() / 2.0), arrays, loss, gradients)
+
+
+def _are_score_points_right(code: ctypes.CDLL) -> bool:
+    count, head = int(code.vector_step()) + 3, PointHead(1, None, 0.8, 4.0, 1.0, 2.0)
+    x, sigma, weight, derivative, linear = random_arrays([(count,)] * 5)
+    x, sigma, frequency = 2.0 * x, np.exp(sigma), np.array([1.7], np.float32)
+    head.frequency = address(frequency)
+    features, slopes = np.zeros((count, 8), np.float32), np.zeros((count, 3), np.float32)
+    coefficients = np.zeros((6, count), np.float32)
+    arrays = x, sigma, weight, derivative, linear, features, slopes, coefficients
+    constant = code.score_points(ctypes.byref(head), ctypes.c_long(count), *map(address, arrays))
+    return _agrees_with(head, [array.astype(np.float64) for array in (*arrays[:5], frequency)], arrays[5:], constant)
+
+
+def _agrees_with(head: PointHead, given: Sequence[Array], found: Sequence[Array], constant: float) -> bool:
+    """Return whether features, slopes, coefficients and constant are those of the formulas of score_points.c."""
+    x, sigma, weight, derivative, linear, frequency = given
+    tau = float(head.data_std)
+    width = np.sqrt(sigma**2 + tau**2)
+    gain, log, distance = tau / (sigma * width), np.log1p(tau / sigma), x / (4.0 * width)
+    factor = np.exp(-0.5 * distance**2 - 0.5 * (frequency * sigma) ** 2)
+    inner = np.clip(x, -2.0 * width, 2.0 * width)
+    sine, cosine = factor * np.sin(frequency * inner), factor * np.cos(frequency * inner)
+    decay = -x / (4.0 * width) ** 2
+    rows = log, np.sin(log), np.cos(log), np.sin(2.0 * log), np.cos(2.0 * log), x / width, sine, cosine
+    by_x = 1.0 / width, frequency * cosine + decay * sine, decay * cosine - frequency * sine
+    t = np.clip(np.abs(x) / width - 1.0, 0.0, 1.0)
+    window, slope = 1.0 - t**3 * (10.0 - 15.0 * t + 6.0 * t**2), -30.0 * (t * (1.0 - t)) ** 2 / width * np.sign(x)
+    outer = weight * derivative
+    of_loss = gain * window, -x / width**2, weight, linear, outer * gain * slope, outer * gain * window
+    expected = np.stack(rows, 1), np.stack(by_x, 1), np.stack(of_loss), -(outer / width**2).sum()
+    pairs = zip((*found, np.array(constant)), expected, strict=True)
+    return all(np.allclose(ours, its, RELATIVE_TOLERANCE, RELATIVE_TOLERANCE) for ours, its in pairs)
 
 
 def _are_score_levels_right(code: ctypes.CDLL) -> bool:
@@ -233,6 +267,7 @@ def _next_latents(
 _CHECKS = {
     "score_matching": _is_score_matching_right,
     "latent_chain": _is_latent_chain_right,
+    "score_points": _are_score_points_right,
     "score_levels": _are_score_levels_right,
     "piecewise": _is_piecewise_right,
     "value_sums": is_value_sums_right,

@@ -10,7 +10,8 @@ autograd then differentiates the pass in plain torch, again in chunks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +22,13 @@ from arcsm._runtime.batching import even_slices
 from arcsm._runtime.memory import keep_freed_memory
 from arcsm.errors import warn
 from arcsm.heads.base import Sigma
-from arcsm.heads.score import EMBEDDING_FEATURES, ENVELOPE_WIDTHS, ScoreHead
+from arcsm.heads.score import (
+    EMBEDDING_FEATURES,
+    ENVELOPE_WIDTHS,
+    WINDOW_END_WIDTHS,
+    WINDOW_FLAT_WIDTHS,
+    ScoreHead,
+)
 
 CHUNK_POINTS = 2048  #: points per chunk in torch on a processor: half a megabyte for each hidden layer of 64 units
 _NATIVE_CHUNK_POINTS = 2**15  # in C, which splits a chunk into cache-sized tiles and shares it among threads
@@ -58,13 +65,14 @@ def fused_score_matching(
     keep_freed_memory()
     if sigma is not None:
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape)
-    points, constant = _points(head, x, sigma, weight, derivative, linear)
+    weight, derivative, linear = (t.to(x).expand(x.shape) for t in (weight, derivative, linear))
     forward_backward, default_points = _choose_implementation(head, x, compiled)
     size = default_points if chunk_points is None else chunk_points
-    batch = _Batch(head, points, bool(derivative.count_nonzero()), forward_backward, size)
+    tangent = bool(derivative.count_nonzero())
+    batch = _Batch(head, _Values(x, sigma, weight, derivative, linear), tangent, forward_backward, size)
     parameters = [p for layer in (*head.layers(), (head.output.weight, head.output.bias)) for p in layer]
     loss, *_ = _FusedScoreMatching.apply(batch, context, *parameters)
-    return constant + loss
+    return batch.constant + loss
 
 
 def transforms_allow_fusion() -> bool:
@@ -75,13 +83,13 @@ def transforms_allow_fusion() -> bool:
     return active in ([], [torch._C._functorch.TransformType.Grad])
 
 
-def _choose_implementation(head: ScoreHead, x: Tensor, compiled: bool | None) -> tuple[Callable[..., Any], int]:
-    """Return the function that processes a chunk, and the maximum number of points per chunk."""
+def _choose_implementation(head: ScoreHead, x: Tensor, compiled: bool | None) -> tuple[Callable[..., Any] | None, int]:
+    """Return the function that processes a chunk, ``None`` for C, and the maximum number of points per chunk."""
     if x.device.type != "cpu":
         return _compiled_forward_backward() if compiled else _forward_backward, _ACCELERATOR_CHUNK_POINTS
     if compiled is not False and _native.supports(x, *head.parameters()):
         if _native.available():
-            return _native_forward_backward, _NATIVE_CHUNK_POINTS
+            return None, _NATIVE_CHUNK_POINTS
         if compiled:
             _warn_not_compiled()
     return _forward_backward, CHUNK_POINTS
@@ -115,30 +123,74 @@ class _Points(NamedTuple):
         return _Points(*(None if column is None else column[rows] for column in self))  # type: ignore[arg-type]
 
 
-def _points(
-    head: ScoreHead, x: Tensor, sigma: Tensor | None, weight: Tensor, derivative: Tensor, linear: Tensor
-) -> tuple[_Points, Tensor]:
+class _Values(NamedTuple):
+    """The arguments of :func:`fused_score_matching` for each value, ``(N,)``."""
+
+    x: Tensor
+    sigma: Tensor | None
+    weight: Tensor
+    derivative: Tensor
+    linear: Tensor
+
+
+def _points(head: ScoreHead, values: _Values) -> tuple[_Points, Tensor]:
     """Return all points, and the part of the loss that does not depend on the network."""
+    x, sigma, weight, derivative, linear = values
     scales = head.scales(sigma, x)
     window, dwindow = head.window(x, scales.width)
-    weight, derivative, linear = (t.to(x).expand(x.shape) for t in (weight, derivative, linear))
     outer, gain = weight * derivative, scales.gain * window
     base_score = -x / scales.width.square()
     points = _Points(x, sigma, gain, base_score, weight, linear, outer * scales.gain * dwindow, outer * gain)
     return points, -(outer * scales.width.pow(-2)).sum()
 
 
-class _Batch(NamedTuple):
-    """All points of a loss, and how they are processed."""
+@dataclass
+class _Batch:
+    """All values of a loss, and how they are processed."""
 
     head: ScoreHead
-    points: _Points
+    values: _Values
     tangent: bool  # whether the loss contains derivatives of the score
-    forward_backward: Callable[..., tuple[Tensor, Tensor, list[Tensor]]]
+    forward_backward: Callable[..., tuple[Tensor, Tensor, list[Tensor]]] | None  # None for C
     chunk_points: int
 
+    @property
+    def noisy(self) -> bool:
+        return self.values.sigma is not None
+
+    @property
+    def points(self) -> _Points:
+        return self._points_and_constant[0]
+
+    @cached_property
+    def _points_and_constant(self) -> tuple[_Points, Tensor]:
+        return _points(self.head, self.values)
+
+    @cached_property
+    def compiled(self) -> _native.ScorePoints:
+        """The points as C reads them."""
+        head = self.head
+        widths = ENVELOPE_WIDTHS, WINDOW_FLAT_WIDTHS, WINDOW_END_WIDTHS
+        return _native.score_points(_native.PointConstants(head.frequencies, head.data_std, *widths), *self.values)
+
+    @property
+    def constant(self) -> Tensor | float:
+        """The part of the loss that does not depend on the network."""
+        return self._points_and_constant[1] if self.forward_backward else self.compiled.constant
+
     def chunks(self, largest: int) -> list[slice]:
-        return even_slices(len(self.points.x), largest)
+        return even_slices(len(self.values.x), largest)
+
+    def evaluate(self, network: _Network, context: Tensor, rows: slice) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Return what :func:`_forward_backward` does for a chunk of the points."""
+        if self.forward_backward:
+            return self.forward_backward(self.head, network, context, self.points.rows(rows), self.tangent)
+        points, parameters = self.compiled, network.parameters()
+        loss, grad_context, gradients = _native.score_matching_forward_backward(
+            context.to(points.features.dtype), points.features[rows], points.slopes[rows], points.coefficients[:, rows],
+            parameters, self.head.residual, self.tangent,
+        )  # fmt: skip
+        return torch.tensor(loss, dtype=torch.float64), grad_context, gradients
 
 
 class _FusedScoreMatching(torch.autograd.Function):
@@ -146,14 +198,12 @@ class _FusedScoreMatching(torch.autograd.Function):
 
     @staticmethod
     def forward(batch: _Batch, context: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
-        network = _network(parameters, context.shape[1], batch.points.sigma is not None)
+        network = _network(parameters, context.shape[1], batch.noisy)
         total = context.new_zeros((), dtype=torch.float64)
         grad_context = torch.empty_like(context)
         grad_parameters = [torch.zeros_like(p) for p in network.parameters()]
         for rows in batch.chunks(batch.chunk_points):
-            loss, grad_context[rows], gradients = batch.forward_backward(
-                batch.head, network, context[rows], batch.points.rows(rows), batch.tangent
-            )
+            loss, grad_context[rows], gradients = batch.evaluate(network, context[rows], rows)
             total += loss
             for total_gradient, gradient in zip(grad_parameters, gradients, strict=True):
                 total_gradient += gradient
@@ -190,7 +240,7 @@ def _hessian_vector_product(
     for rows in batch.chunks(CHUNK_POINTS):
         with torch.enable_grad():
             part = context[rows]
-            network = _network(tuple(parameters), context.shape[1], batch.points.sigma is not None)
+            network = _network(tuple(parameters), context.shape[1], batch.noisy)
             _, grad_context, grad_parameters = _forward_backward(
                 batch.head, network, part, batch.points.rows(rows), batch.tangent
             )
@@ -363,17 +413,6 @@ def _output_layer(
     grad_bias = grad_correction.sum()
     gradients = [grad_bias[None], (grad_weight - 0.5 * grad_bias)[None]]
     return loss.sum(), gradients, grad_correction[:, None] * weight, grad_dh
-
-
-def _native_forward_backward(
-    head: ScoreHead, network: _Network, context: Tensor, points: _Points, tangent: bool
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Return the same as :func:`_forward_backward`, computed in C."""
-    context, coefficients = context.to(points.x.dtype), torch.stack(points[2:])
-    loss, grad_context, gradients = _native.score_matching_forward_backward(
-        context, *_noise_and_value_features(head, points), coefficients, network.parameters(), head.residual, tangent
-    )
-    return torch.tensor(loss, dtype=torch.float64), grad_context, gradients
 
 
 @lru_cache
