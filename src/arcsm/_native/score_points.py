@@ -39,8 +39,9 @@ def score_points(
     The arguments are those of :func:`arcsm.objectives.fused.fused_score_matching`, ``(N,)`` each. Errors are those of
     :mod:`arcsm._native.latent_chain`.
     """
-    given = [t.contiguous() for t in (x, weight, derivative, linear)]
-    sigma, frequencies = None if sigma is None else sigma.contiguous(), constants.frequencies.contiguous()
+    # detached, a wrapper that a transform of torch.func has left behind becomes the tensor in it
+    given = [t.detach().contiguous() for t in (x, weight, derivative, linear)]
+    sigma, frequencies = None if sigma is None else sigma.detach().contiguous(), constants.frequencies.contiguous()
     every = [*given, *([] if sigma is None else [sigma])]
     check_shapes("score_points", [*every, frequencies], all(t.shape == (len(x),) for t in every))
     x, weight, derivative, linear = given
