@@ -41,7 +41,7 @@ class Events(Settings):
     tables: tuple[str, ...] = ("concrete", "elevators", "protein", "sml", *MIXED)
     training_rows: int = Field(2_000, ge=20)
     test_rows: int = Field(20_000, ge=20)
-    events: Count = 500  # in each table
+    events: Count = 40  # in each table
     least: Share = 0.01  # probability of an event
     most: Share = 0.1
     draws: Count = 1_000  # of ours, for each event
