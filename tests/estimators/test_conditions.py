@@ -12,6 +12,7 @@ import pytest
 from arcsm.estimators import ScoreDensity
 from arcsm.estimators.conditions import Conditions
 from arcsm.estimators.encoder import Columns
+from arcsm.queries import Intervals, Levels
 from small_tables import QUICK, use_small_models
 
 
@@ -102,3 +103,21 @@ def test_times_given_as_text_have_the_type_of_their_column(
     drawn = density.conditional({"month": datetime.date(2021, 3, 15), "clock": "08:00"}, draws=2)
     assert drawn["month"].tolist() == [_MONTH] * 2
     assert drawn["clock"].tolist() == [datetime.time(8)] * 2
+
+
+@pytest.mark.parametrize(("step", "count"), [(1.0, 15), (1.0, 60), (0.1, 15), (1.0 / 3.0, 40)])
+def test_ranges_include_their_ends_although_a_file_has_rounded_them(step: float, count: int) -> None:
+    values = np.array([float(f"{step * place - 7.430213:.5g}") for place in range(count)])
+    table = pd.DataFrame({"x": np.tile(values, 30)})
+    columns = Columns.infer(table, 100)
+    for first in range(0, count, 3):
+        for last in range(first, count, 5):
+            conditions = Conditions.parse(columns, {"x": (values[first], values[last])}, "given")
+            (constraint,) = conditions.constraints.values()
+            numbers = np.rint(columns.kinds[0].encode(values))
+            if isinstance(constraint, Levels):
+                inside = np.isin(numbers, constraint.levels)
+            else:
+                assert isinstance(constraint, Intervals)
+                inside = np.any([(low < numbers) & (numbers < high) for low, high in constraint.bounds], 0)
+            assert inside.tolist() == [first <= place <= last for place in range(count)]

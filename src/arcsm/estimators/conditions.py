@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from arcsm.estimators.column_types import Array, Categories, Column, Constant
+from arcsm.estimators.column_types import GRID_TOLERANCE, Array, Categories, Column, Constant, Grid
 from arcsm.estimators.continua import Continuous
 from arcsm.estimators.encoder import Columns, NoSuchValueError, encode_value
 from arcsm.estimators.times import Times, counted, value_text
@@ -115,10 +115,12 @@ def _range(kind: Column, ends: tuple[Any, ...], ordered: list[Any] | None) -> Co
             raise NoSuchValueError(f"has the value {value_text(kind.value)} only")
         return None
     first, last = (_end(kind, end, default) for end, default in zip(ends, (-math.inf, math.inf), strict=True))
+    # a file may have rounded the values of a grid, among them those that a range ends with
+    rounding = GRID_TOLERANCE if isinstance(kind, Grid) and not kind.whole else _ROUNDING
     if kind.discrete and math.isfinite(first):
-        first = math.ceil(first - _ROUNDING) - 0.5
+        first = math.ceil(first - rounding) - 0.5
     if kind.discrete and math.isfinite(last):
-        last = math.floor(last + _ROUNDING) + 0.5
+        last = math.floor(last + rounding) + 0.5
     has_steps = kind.discrete or (isinstance(kind, Continuous) and kind.grid is not None)
     if first == last and not has_steps:
         return _numbers(kind, np.array([first]))
