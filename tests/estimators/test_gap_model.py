@@ -40,6 +40,13 @@ def test_values_that_are_drawn_stay_as_they_are() -> None:
     assert ((drawn == rows) | np.isnan(drawn)).all()
 
 
+def test_gaps_at_the_end_of_a_long_table_count() -> None:
+    rows = np.zeros((50_000, 2))
+    rows[40_000:, 1] = np.nan
+    drawn = GapModel(rows, np.arange(0, 50_000, 10)).draw(np.zeros((20_000, 2)), np.random.default_rng(0))
+    assert np.isnan(drawn[:, 1]).mean() == pytest.approx(0.2, abs=0.02)
+
+
 def test_rows_without_gaps_have_no_model() -> None:
     assert GapModel.of_rows(np.zeros((4, 2)), np.arange(2)) is None
 

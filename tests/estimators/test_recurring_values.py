@@ -39,6 +39,12 @@ def test_draws_beyond_the_range_and_columns_without_ties_stay_as_they_are() -> N
     assert values.moved(np.array([-3.0, 80.0]), random).tolist() == [-3.0, 80.0]
 
 
+def test_the_values_of_a_long_sorted_table_count() -> None:
+    values = RecurringValues.of_column(np.repeat(np.arange(20_000.0), 10), np.zeros(0))
+    assert values is not None
+    assert values.values[-1] > 19_990.0
+
+
 def test_spikes_and_gaps_do_not_count() -> None:
     rows = np.concatenate([np.full(500, 7.0), np.full(30, np.nan), np.random.default_rng(0).normal(size=500)])
     assert RecurringValues.of_column(rows, np.array([7.0])) is None

@@ -31,7 +31,8 @@ class GapModel:
         """Fit the model to rows ``(N, M)``, NaN where a value is missing. The ``held_out`` ones choose penalties."""
         is_held_out = np.zeros(len(rows), dtype=bool)
         is_held_out[held_out] = True
-        rows, is_held_out = rows[:_MOST_ROWS], is_held_out[:_MOST_ROWS]
+        some = slice(None, None, -(-len(rows) // _MOST_ROWS))  # of a table that may be sorted
+        rows, is_held_out = rows[some], is_held_out[some]
         gaps = np.isnan(rows)
         self._ends = [_ends(column) for column in rows.T]
         self.same, self.columns = dict[int, int](), list[int]()

@@ -31,7 +31,8 @@ class RecurringValues:
     @classmethod
     def of_column(cls, numbers: Array, spikes: Array) -> Self | None:
         """Return those of numbers ``(N,)``, leaving out spikes and gaps; ``None`` if too few recur."""
-        known = np.sort(numbers[~np.isnan(numbers) & ~np.isin(numbers, spikes)][:_MOST_ROWS])
+        known = numbers[~np.isnan(numbers) & ~np.isin(numbers, spikes)]
+        known = np.sort(known[:: max(1, -(-len(known) // _MOST_ROWS))])  # of a table that may be sorted
         distinct, counts = np.unique(known, return_counts=True)
         seen = 1.0 - float((counts == 1).sum()) / max(len(known), 1)
         seen_twice = seen - 2.0 * float((counts == 2).sum()) / max(len(known), 1)
