@@ -167,3 +167,23 @@ def test_whole_numbers_have_the_decimals_of_the_file(written: str, form: str, tm
     drawn = pd.read_csv(tmp_path / "o.csv", dtype=str)
     for name in ("few", "wide"):
         assert drawn[name].str.fullmatch(form).all()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_synthetic_rows_have_gaps_if_asked(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = correlated_table(400)
+    table["visits"] = table["visits"].astype("Int64").where(table.index % 4 > 0)
+    table["city"] = table["city"].where(table.index % 3 > 0)
+    source, out, page = tmp_path / f"table{suffix}", tmp_path / f"rows{suffix}", tmp_path / "page.html"
+    write, read = (table.to_csv, pd.read_csv) if suffix == ".csv" else (table.to_parquet, pd.read_parquet)
+    write(source, index=False)
+    assert run("synthesize", source, "--gaps", "--out", out, "--report", page) == 0
+    drawn = read(out)
+    assert drawn["visits"].isna().mean() == pytest.approx(0.25, abs=0.1)
+    assert drawn["city"].isna().mean() == pytest.approx(0.33, abs=0.1)
+    assert not drawn[["a", "b"]].isna().any().any()
+    assert (drawn["visits"].dropna() % 1 == 0).all()
+    assert page.stat().st_size > 10_000
+    capsys.readouterr()
+    assert run("synthesize", source, "--gaps", "--given", "city=Rome", "--out", tmp_path / f"o{suffix}") == 1
+    assert "--gaps: rows with given values are complete; leave out --gaps or --given" in capsys.readouterr().err
