@@ -64,6 +64,7 @@ HEADS: dict[str, Callable[[], arcsm.Head]] = {
     "GaussianHead": lambda: GaussianHead(3),
     "LogisticMixtureHead": lambda: LogisticMixtureHead(3, 4),
     "SplineHead": lambda: SplineHead(3, 4),
+    "SplineHead, located": lambda: SplineHead(5, 4, hidden_features=(6, 6), located=True),
     "DiscretisedLogisticMixtureHead": lambda: DiscretisedLogisticMixtureHead(3, 4),
     "DiscretisedLogisticMixtureHead, 7 levels": lambda: DiscretisedLogisticMixtureHead(3, 4, levels=7),
     "CategoricalHead": lambda: CategoricalHead(3, 5),

@@ -60,13 +60,45 @@ def test_tails_are_gaussian_and_far_values_have_finite_densities() -> None:
     head, projection = random_spline()
     head, projection = head.float(), projection.float()
     location, scale = projection[..., 0], projection[..., 1].exp()
-    x = location + torch.tensor([-30.0, -3.1, 3.1, 30.0]) * scale
-    normal = torch.distributions.Normal(location, scale)
-    torch.testing.assert_close(head.projected_log_prob(projection, x), normal.log_prob(x), rtol=1e-4, atol=1e-4)
+    slopes = projection[:, 0, [-head.bins - 1, -head.bins - 1, -1, -1]]
+    z, end = torch.tensor([-30.0, -3.1, 3.1, 30.0]), torch.tensor([-3.0, -3.0, 3.0, 3.0])
+    g = end + slopes * (z - end)
+    expected = torch.distributions.Normal(0.0, 1.0).log_prob(g) + torch.log(slopes / scale)
+    torch.testing.assert_close(
+        head.projected_log_prob(projection, location + z * scale), expected, rtol=1e-4, atol=1e-4
+    )
     far = torch.tensor([-1e8, 1e8])
     assert bool(head.projected_log_prob(projection, far).isfinite().all())
     u = torch.tensor([1e-30, 1e-7, 0.5, 1.0 - 6e-8])
     assert bool(head.projected_icdf(projection, u).diff().gt(0.0).all())
+
+
+def test_the_bracket_holds_the_mass_of_flat_and_of_steep_tails() -> None:
+    head, projection = random_spline()
+    with torch.no_grad():
+        head.parameters_of.bias[-head.bins - 1] = -8.0
+        head.parameters_of.bias[-1] = 5.0
+    projection = head.project(torch.randn(4, 3, dtype=FLOAT64))
+    low, high = head.bracket(projection)
+    assert bool((head.projected_cdf(projection, low) < 1e-9).all())
+    assert bool((head.projected_cdf(projection, high) > 1.0 - 1e-9).all())
+    u = torch.tensor([1e-7, 1e-3, 0.5, 0.999], dtype=FLOAT64)
+    torch.testing.assert_close(head.projected_cdf(projection, head.projected_icdf(projection, u)), u)
+
+
+def test_a_located_spline_is_that_of_its_units_moved_and_stretched() -> None:
+    torch.manual_seed(0)
+    head = SplineHead(5, 6, 3.0, hidden_features=(8, 8), located=True).double()
+    inner, units = torch.randn(7, 3, dtype=FLOAT64), torch.randn(7, 2, dtype=FLOAT64)
+    plain = torch.cat([inner, torch.zeros(7, 2, dtype=FLOAT64)], 1)
+    x = torch.randn(7, dtype=FLOAT64)
+    moved = head.log_prob(torch.cat([inner, units], 1), units[:, 0] + units[:, 1].exp() * x)
+    torch.testing.assert_close(moved, head.log_prob(plain, x) - units[:, 1])
+
+
+def test_a_located_spline_needs_a_context_that_gives_locations() -> None:
+    with pytest.raises(ValueError, match="SplineHead: the context gives no locations"):
+        AutoregressiveModel(MADE(2, 4), SplineHead(4, located=True))
 
 
 def test_noise_levels_are_an_error() -> None:
@@ -118,7 +150,14 @@ def test_likelihood_teaches_two_modes_whose_weights_depend_on_the_value_before()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [({"bins": 1}, "bins=1"), ({"bound": 0.0}, "bound: expected"), ({"bins": 1_000}, "bins")]
+    ("arguments", "message"),
+    [
+        ({"bins": 1}, "bins=1"),
+        ({"bound": 0.0}, "bound: expected"),
+        ({"bins": 1_000}, "bins"),
+        ({"context_features": 2, "located": True}, "context_features=2"),
+        ({"hidden_features": (0,)}, "hidden_features"),
+    ],
 )
 def test_impossible_sizes_are_errors(arguments: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -44,6 +44,7 @@ class Head(nn.Module, ABC):
         normalised: Whether density and CDF exist in closed form (:class:`NormalisedHead`).
         has_score: Whether there is a score; ``False`` for a head of probabilities, which is trained by likelihood.
         discrete: Whether values are numbers of levels, which are not standardised and get no noise.
+        located: Whether the last two features of a context are a location and a log scale.
 
     Example:
         >>> import torch
@@ -70,6 +71,7 @@ class Head(nn.Module, ABC):
     normalised: bool = False
     has_score: bool = True
     discrete: bool = False
+    located: bool = False
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         """Make sure that all ways to evaluate the score evaluate the same one."""

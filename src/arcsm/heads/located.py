@@ -54,6 +54,8 @@ class LocatedHead(Head):
         (6, tensor(True))
     """
 
+    located = True
+
     def __init__(self, inner: Head | Mapping[str, Any]) -> None:
         super().__init__()
         self.inner: Head = inner if isinstance(inner, nn.Module) else registry.build("head", inner)

@@ -1,14 +1,17 @@
 """Splines: conditionals of any shape whose density, distribution function and quantiles take one evaluation."""
 
+import itertools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arcsm._runtime.sizes import check_layers, check_size
+from arcsm._runtime.sizes import check_layers, check_size, whole_numbers
 from arcsm.heads.base import NormalisedHead, ScoreAndDerivative, Sigma
+from arcsm.heads.located import Located
 
 _MIN_LOG_SCALE = -7.0
 _MAX_LOG_SCALE = 15.0  # beyond any data: keeps contexts far from the training data from overflowing
@@ -42,10 +45,10 @@ class SplineHead(NormalisedHead):
     .. math:: q(x \\mid c) = \\mathcal{N}\\big(g(z);\\, 0, 1\\big)\\, \\frac{g'(z)}{\\tau}, \\qquad
         z = \\frac{x - \\mu(c)}{\\tau(c)}
 
-    The spline :math:`g` maps :math:`[-B, B]` to itself, and is the identity elsewhere, so that the tails are Gaussian.
-    Location, scale and spline depend on the context through one linear layer. Density, distribution function and
-    quantile have closed forms. Train it by likelihood, ``objective="mle"``. The density is continuous, but its score
-    jumps at the knots of the spline.
+    The spline :math:`g` maps :math:`[-B, B]` to itself, and is linear elsewhere, so that the tails are Gaussian.
+    Location, scale and spline depend on the context through a perceptron, or one linear layer. Density, distribution
+    function and quantile have closed forms. Train it by likelihood, ``objective="mle"``, or give it the density of a
+    model with scores, :func:`arcsm.distil`. The density is continuous, but its score jumps at the knots of the spline.
 
     The convolution with noise has no closed form: a model with this head has no ladder.
 
@@ -53,6 +56,9 @@ class SplineHead(NormalisedHead):
         context_features: Size :math:`C` of the contexts.
         bins: Number of bins of the spline.
         bound: The end :math:`B` of the spline, in units of the scale from the location.
+        hidden_features: Units of each hidden layer. A layer is added to the one before it if that is as wide.
+        located: Whether the last two features of a context are a location and a log scale, in units of which the rest
+            is, as for a :class:`LocatedHead`.
 
     References:
         Neural Spline Flows (Durkan, Bekasov, Murray and Papamakarios, 2019), https://arxiv.org/abs/1906.04032
@@ -64,29 +70,49 @@ class SplineHead(NormalisedHead):
         torch.Size([3])
     """
 
-    def __init__(self, context_features: int = 16, bins: int = 16, bound: float = 5.0) -> None:
+    def __init__(
+        self,
+        context_features: int = 16,
+        bins: int = 16,
+        bound: float = 5.0,
+        hidden_features: Sequence[int] = (),
+        located: bool = False,
+    ) -> None:
         super().__init__()
-        check_size("SplineHead", context_features=context_features)
+        hidden_features = whole_numbers("hidden_features", hidden_features)
+        check_size("SplineHead", least=3 if located else 1, context_features=context_features)
         check_size("SplineHead", least=2, bins=bins)
-        check_layers("SplineHead", context_features, (), 3 * bins + 1)
+        check_layers("SplineHead", context_features, hidden_features, 3 * bins + 3)
         if not 0.0 < bound < math.inf:
             raise ValueError(f"bound: expected a positive number, got {bound}")
         if bins * _LEAST_WIDTH >= 1.0:
             raise ValueError(f"bins: expected fewer than {1.0 / _LEAST_WIDTH:g}, got {bins}")
         self.context_features, self.bins, self.bound = context_features, bins, float(bound)
-        self.parameters_of = nn.Linear(context_features, 3 * bins + 1)
+        self.hidden_features, self.located = hidden_features, located
+        sizes = (context_features - 2 * located, *hidden_features)
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+        self.parameters_of = nn.Linear(sizes[-1], 3 * bins + 3)
         with torch.no_grad():  # start near a Gaussian
             self.parameters_of.weight[2:].mul_(0.1)
             self.parameters_of.bias.zero_()
 
     def project(self, context: Tensor) -> Tensor:
-        """Return location, log scale, and the inner knots, values and slopes of the spline, ``(*, 3 K - 1)``."""
-        k = self.bins
-        location, log_scale, widths, heights, slopes = self.parameters_of(context).split([1, 1, k, k, k - 1], -1)
+        """Return location, log scale, and the inner knots, values and all slopes of the spline, ``(*, 3 K + 1)``."""
+        k, h, units = self.bins, context, None
+        if self.located:
+            units = Located.split(context)
+            h = units.inner
+        for layer in self.hidden:
+            above = F.silu(layer(h))
+            h = h + above if above.shape == h.shape else above
+        location, log_scale, widths, heights, slopes = self.parameters_of(h).split([1, 1, k, k, k + 1], -1)
         log_scale = F.softplus(log_scale - _MIN_LOG_SCALE) + _MIN_LOG_SCALE  # a smooth minimum
+        log_scale = log_scale.clamp(max=_MAX_LOG_SCALE)
+        if units is not None:
+            location = units.from_units(location[..., 0]).unsqueeze(-1)
+            log_scale = log_scale + units.log_scale.unsqueeze(-1)
         slopes = _LEAST_SLOPE + F.softplus(slopes + math.log(math.expm1(1.0 - _LEAST_SLOPE)))  # 1 at first
-        parts = [location, log_scale.clamp(max=_MAX_LOG_SCALE), self._knots(widths), self._knots(heights), slopes]
-        return torch.cat(parts, -1)
+        return torch.cat([location, log_scale, self._knots(widths), self._knots(heights), slopes], -1)
 
     def _knots(self, raw: Tensor) -> Tensor:
         """Return the inner ones of the ends of bins whose sizes are ``raw (*, K)`` on a log scale, ``(*, K - 1)``."""
@@ -101,17 +127,19 @@ class SplineHead(NormalisedHead):
 
     def _bins(self, projection: Tensor, value: Tensor, of_values: bool = False) -> _Bins:
         """Return the bins of points ``(*)``, or of values of the spline."""
-        knots, values, slopes = projection[..., 2:].split([self.bins - 1] * 3, -1)
+        inner = self.bins - 1
+        knots, values, slopes = projection[..., 2:].split([inner, inner, inner + 2], -1)
         place = (value.unsqueeze(-1) >= (values if of_values else knots)).sum(-1, keepdim=True)
 
-        def at_ends(inner: Tensor, first: float, last: float) -> tuple[Tensor, Tensor]:
-            ends = torch.full_like(inner[..., :1], first), torch.full_like(inner[..., :1], last)
-            every = torch.cat([ends[0], inner, ends[1]], -1).expand(*place.shape[:-1], -1)
+        def at_ends(every: Tensor) -> tuple[Tensor, Tensor]:
+            every = every.expand(*place.shape[:-1], -1)
             return every.gather(-1, place)[..., 0], every.gather(-1, place + 1)[..., 0]
 
-        left, right = at_ends(knots, -self.bound, self.bound)
-        low, high = at_ends(values, -self.bound, self.bound)
-        return _Bins(left, right - left, low, high - low, *at_ends(slopes, 1.0, 1.0))
+        def between(inner: Tensor) -> Tensor:
+            return F.pad(F.pad(inner, (1, 0), value=-self.bound), (0, 1), value=self.bound)
+
+        (left, right), (low, high) = at_ends(between(knots)), at_ends(between(values))
+        return _Bins(left, right - left, low, high - low, *at_ends(slopes))
 
     def _spline(self, projection: Tensor, z: Tensor) -> _Spline:
         """Evaluate the spline at points ``(*)``.
@@ -123,6 +151,7 @@ class SplineHead(NormalisedHead):
         """
         inside, clamped = z.abs() < self.bound, z.clamp(-self.bound, self.bound)
         left, width, low, height, first, last = self._bins(projection, clamped)
+        tail_slope = torch.where(z < 0.0, first, last)
         xi, delta = (clamped - left) / width, height / width
         rest, bend = 1.0 - xi, first + last - 2.0 * delta
         p, d = last * xi.square() + 2.0 * delta * xi * rest + first * rest.square(), delta + bend * xi * rest
@@ -133,8 +162,9 @@ class SplineHead(NormalisedHead):
         log_slope_first = (p_first - 2.0 * d_first) / width
         log_slope_second = (p_second - p_first.square() - 2.0 * (d_second - d_first.square())) / width.square()
         return _Spline(
-            torch.where(inside, value, z),
-            *(torch.where(inside, part, 0.0) for part in (log_slope, log_slope_first, log_slope_second)),
+            torch.where(inside, value, clamped + tail_slope * (z - clamped)),
+            torch.where(inside, log_slope, torch.log(tail_slope)),
+            *(torch.where(inside, part, 0.0) for part in (log_slope_first, log_slope_second)),
         )
 
     def projected_log_prob(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
@@ -164,9 +194,11 @@ class SplineHead(NormalisedHead):
         bend = first + last - 2.0 * delta
         a, b, c = height * (delta - first) + rise * bend, height * first - rise * bend, -delta * rise
         xi = 2.0 * c / (-b - torch.sqrt((b.square() - 4.0 * a * c).clamp(min=0.0)))
-        return location + scale * torch.where(inside, left + xi * width, normal)
+        tail_slope = torch.where(normal < 0.0, first, last)
+        return location + scale * torch.where(inside, left + xi * width, clamped + (normal - clamped) / tail_slope)
 
     def bracket(self, projection: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
         location, scale = self._units(projection, sigma)
-        most = max(_BRACKET, self.bound) * scale
-        return location - most, location + most
+        left, right = projection[..., -self.bins - 1], projection[..., -1]  # slopes of the tails
+        beyond = max(0.0, _BRACKET - self.bound)
+        return location - scale * (self.bound + beyond / left), location + scale * (self.bound + beyond / right)

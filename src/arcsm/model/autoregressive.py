@@ -24,7 +24,7 @@ from arcsm.contexts import Context
 from arcsm.contexts.base import Order, TrainingTerms, order_arguments
 from arcsm.data.metadata import check_metadata
 from arcsm.errors import is_mapped
-from arcsm.heads import Head, LocatedHead
+from arcsm.heads import Head
 from arcsm.model.files import ModelFiles
 from arcsm.model.sampling import Sampling
 from arcsm.model.standardisation import Values
@@ -90,8 +90,9 @@ class AutoregressiveModel(
                 f"the head expects {head.context_features}"
             )
         _check_same_levels(context, head)
-        if any(isinstance(one, LocatedHead) for one, _ in head.parts(context.features)) and not context.located:
-            raise ValueError("LocatedHead: the context gives no locations; AnyOrder(located=True) does")
+        located = [type(one).__name__ for one, _ in head.parts(context.features) if one.located]
+        if located and not context.located:
+            raise ValueError(f"{located[0]}: the context gives no locations; AnyOrder(located=True) does")
         self.context, self.head, self.noise = context, head, noise
         self.metadata = dict(metadata or {})
         check_metadata(self.metadata, self.features)

@@ -96,7 +96,7 @@ class ModelParts(Standardised):
     def noise_units(self, contexts: Tensor) -> float | Tensor:
         """Return the standard deviations ``(*)`` of noise of 1 given contexts ``(*, C)``, in standardised units."""
         parts = self.head.parts(self.features)
-        return torch.exp(contexts[..., -1]) if any(isinstance(head, LocatedHead) for head, _ in parts) else 1.0
+        return torch.exp(contexts[..., -1]) if any(head.located for head, _ in parts) else 1.0
 
     def head_of(self, d: int) -> Head:
         """Return the head of column ``d``: the model's own, or one of those in a :class:`MixedHead`."""
