@@ -103,6 +103,20 @@ def test_a_detector_finds_rows_off_the_line() -> None:
     assert LocatedHead in heads(detector)
 
 
+@pytest.mark.parametrize("estimator", [ScoreOutlierDetector, ScoreDensity])
+def test_whole_numbers_that_add_up_exactly_have_high_densities(estimator: type[Any]) -> None:
+    """The noise on values of a grid does not add up; a line without noise would be hundreds of its widths away."""
+    random = np.random.default_rng(0)
+    parts = random.poisson(200.0, (700, 2)) + 30 * random.integers(0, 5, (700, 2))
+    rows = np.column_stack([parts, parts.sum(1)]).astype(float)
+    fitted = estimator(max_steps=300, random_state=0).fit(rows[:500])
+    assert LocatedHead in heads(fitted)
+    scores = fitted.score_samples(rows[500:])
+    broken = rows[500:] + np.array([0.0, 0.0, 60.0])
+    assert scores.min() > -40.0
+    assert (fitted.score_samples(broken)[:, None] < scores).mean() > 0.95
+
+
 def test_a_regression_resolves_a_sum() -> None:
     x, y = sums(800, 0.03)
     regressor = ScoreRegressor(max_steps=600, random_state=0).fit(x, y)

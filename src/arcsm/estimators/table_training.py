@@ -167,6 +167,8 @@ def lines_of(columns: ModelColumns, train: Tensor) -> Lines:
     if columns.counts.count(0) > _MAX_NUMBERS:
         return Lines({}, [])
     inputs = columns.inputs(train).double()
+    noise = torch.rand(inputs.shape, generator=torch.Generator().manual_seed(0), dtype=inputs.dtype) - 0.5
+    inputs += noise * torch.tensor(columns.widths, dtype=inputs.dtype)  # which the training sees, too
     inputs[:, [d for d, count in enumerate(columns.counts) if count]] = torch.nan
     mean = inputs.nanmean(0)
     unit = (inputs - mean).square().nanmean(0).sqrt()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from arcsm._runtime.conditions import VECTOR, Condition, check_type, map_condition, tensors_of
+from arcsm._runtime.random import dequantised, fold_in
 from arcsm.contexts import Context
 from arcsm.contexts.linear_base import LinearBase
 from arcsm.contexts.linear_features import LinearFeatures
@@ -20,6 +21,7 @@ from arcsm.errors import warn
 from arcsm.heads import DiscretisedLogisticMixtureHead
 from arcsm.model import AutoregressiveModel
 from arcsm.training.config import TrainConfig
+from arcsm.training.purposes import Purpose
 
 _ROUNDING = 1e-13  # relative error of moments in double precision
 
@@ -175,6 +177,9 @@ def set_moments(
 ) -> None:
     """Set what a model takes from the training data at once: its units, and the correlations of an AnyOrder.
 
+    The correlations are those of dequantised rows, which the training sees: values on a grid may be related exactly,
+    but with independent noise on each they are not.
+
     A model that keeps its units (``standardise="none"``) keeps correlations that it has, too: its weights rely on them.
     """
     x = model.context.resolved(x) if isinstance(x, Tensor) else x
@@ -186,7 +191,9 @@ def set_moments(
     if not isinstance(x, Tensor):
         argument = "located" if has_base else "linear_features"
         raise ValueError(f"x_train: the correlations of an AnyOrder need rows in memory; leave out {argument}=True")
-    z = model.standardise(x.to(model.shift))
+    random = torch.Generator(x.device).manual_seed(fold_in(config.seed, Purpose.MOMENTS, 0))
+    x = dequantised(x.to(model.shift), dequantisation_widths(config, model).to(x.device), random)
+    z = model.standardise(x)
     keeps = config.standardise == "none"
     if isinstance(base, LinearBase) and not (keeps and base.index):
         base.set_maps(base.exponent, model.shift, model.scale)

@@ -15,3 +15,4 @@ class Purpose(IntEnum):
     VALIDATION = 3
     DROPOUT = 4
     BATCHES = 5
+    MOMENTS = 6
