@@ -25,13 +25,15 @@ from arcsm.noise import NoiseLadder
 from arcsm.registry import register
 from arcsm.training.config import TrainConfig
 from arcsm.training.density import fit
+from arcsm.training.distillation import DistilConfig, distil
 from arcsm.training.loop import FitResult, TrainingDiverged
 
 __all__ = [
     "MADE", "AnyOrder", "AutoregressiveModel", "CategoricalHead", "ConditionNet", "Context",
-    "DiscretisedLogisticMixtureHead", "FitResult", "GaussianHead", "Head", "LocatedHead", "LogisticMixtureHead",
-    "MixedHead", "NoiseLadder", "NormalisedHead", "PartError", "PixelCNNPP", "ScoreHead", "SplineHead", "TrainConfig",
-    "TrainingDiverged", "__version__", "check", "data", "fit", "load", "objectives", "register", "save",
+    "DiscretisedLogisticMixtureHead", "DistilConfig", "FitResult", "GaussianHead", "Head", "LocatedHead",
+    "LogisticMixtureHead", "MixedHead", "NoiseLadder", "NormalisedHead", "PartError", "PixelCNNPP", "ScoreHead",
+    "SplineHead", "TrainConfig", "TrainingDiverged", "__version__", "check", "data", "distil", "fit", "load",
+    "objectives", "register", "save",
 ]  # fmt: skip
 
 _LOADED_WHEN_USED = {"anomaly", "denoise", "estimators", "implicit", "interop", "metrics", "queries"}

@@ -5,8 +5,8 @@ last gradient, which a general compiler of tensor programs cannot do. ``score_le
 level to the next, for densities and samples, and ``piecewise.c`` integrates the densities. ``latent_chain.c`` computes
 autoregressive latents without a call between them. ``value_sums.c`` and ``set_network.c`` train an any-order context,
 and ``context_walk.c`` evaluates it; ``normal_predictor.c`` and ``level_losses.c`` are its linear features and the
-losses of its nominal columns. All are optional: without a C compiler the same results come from torch, more
-slowly.
+losses of its nominal columns; ``spline.c`` evaluates splines. All are optional: without a C compiler the same results
+come from torch, more slowly.
 """
 
 from arcsm._native.build import available, library, start_compiling
@@ -22,6 +22,7 @@ from arcsm._native.score_levels import LevelConstants, ScoreLevels, Step
 from arcsm._native.score_matching import score_matching_forward_backward
 from arcsm._native.score_points import PointConstants, ScorePoints, score_points
 from arcsm._native.set_network import HiddenLayers, SetWeights, set_network_backward, set_network_forward
+from arcsm._native.spline import SplineLimits, spline_project, spline_values
 from arcsm._native.value_sums import ValueVectors, value_sums_backward, value_sums_forward
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "ScoreLevels",
     "ScorePoints",
     "SetWeights",
+    "SplineLimits",
     "Step",
     "ValueVectors",
     "WalkedNetwork",
@@ -57,6 +59,8 @@ __all__ = [
     "score_points",
     "set_network_backward",
     "set_network_forward",
+    "spline_project",
+    "spline_values",
     "start_compiling",
     "supports",
     "value_sums_backward",

@@ -164,6 +164,24 @@ class PointHead(ctypes.Structure):
     )
 
 
+class SplineNetwork(ctypes.Structure):
+    """``spline_head`` of spline.c."""
+
+    _fields_ = (
+        ("bins", ctypes.c_long),
+        ("bound", ctypes.c_float),
+        ("layers", ctypes.c_long),
+        ("units", ctypes.POINTER(ctypes.c_long)),
+        ("weight", ctypes.POINTER(ctypes.c_void_p)),
+        ("bias", ctypes.POINTER(ctypes.c_void_p)),
+        ("least_share", ctypes.c_float),
+        ("least_slope", ctypes.c_float),
+        ("slope_offset", ctypes.c_float),
+        ("least_scale", ctypes.c_float),
+        ("most_scale", ctypes.c_float),
+    )
+
+
 def declare(code: ctypes.CDLL) -> None:
     """Set the types of the results of all functions; a function that the library lacks is an ``AttributeError``."""
     for sums in (code.score_matching_forward_backward, code.level_losses, code.score_points):
@@ -184,6 +202,8 @@ def declare(code: ctypes.CDLL) -> None:
         code.set_network_backward,
         code.context_walk,
         code.normal_given_set,
+        code.spline_project,
+        code.spline_values,
     ):
         function.restype = None
     workspaces = code.score_matching_workspace_bytes, code.latent_chain_workspace_bytes
@@ -198,6 +218,8 @@ def declare(code: ctypes.CDLL) -> None:
         code.context_walk_workspace_bytes,
         code.normal_predictor_workspace_bytes,
         code.level_losses_workspace_bytes,
+        code.spline_workspace_bytes,
+        code.spline_values_workspace_bytes,
         code.vector_alignment,
     ):
         function.restype = ctypes.c_size_t

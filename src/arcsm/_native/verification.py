@@ -19,6 +19,7 @@ from arcsm._native.context_verification import (
     is_value_sums_right,
 )
 from arcsm._native.interface import Indicators, Level, Network, PointHead, Rule, Shape
+from arcsm._native.spline_verification import is_spline_right
 
 
 def first_wrong_result(code: ctypes.CDLL) -> str | None:
@@ -275,4 +276,5 @@ _CHECKS = {
     "context_walk": is_context_walk_right,
     "normal_given_set": is_normal_predictor_right,
     "level_losses": is_level_losses_right,
+    "spline": is_spline_right,
 }

@@ -89,7 +89,8 @@ def map_conditionals(
         found, unconverged = [], 0
         for one, columns in head_parts:
             its = slice(None) if len(columns) == features else list(columns)
-            conditionals = build(one.project(contexts[:, its]).flatten(0, 1), one)
+            project = one.in_single_precision if single and one.normalised else one.project
+            conditionals = build(project(contexts[:, its]).flatten(0, 1), one)
             values = flat[part][:, its].reshape(-1)
             result = function(conditionals, values.nan_to_num(nan=0.0), columns)
             result = torch.where(values.isnan(), torch.nan, result) if needs_values else result

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.base import DensityMixin
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -35,7 +34,6 @@ _ORDER_ROWS = 250  # held-out rows that choose orders
 _CANDIDATES, _MAX_CANDIDATE_COLUMNS = 4, 800  # for each order of the mixture; columns of all candidates
 _MIXTURE_ROWS = 128  # held-out rows that choose among them
 _ORDER_EVALUATIONS = 40  # of the density of these rows, after which the search for an order ends
-_RANDOM_STATES = 2**31 - 1
 
 
 class Probability(NamedTuple):
@@ -434,8 +432,3 @@ class ScoreDensity(DensityMixin, DensityEstimator):
             if unseen:
                 values = " and ".join(f"{column} = {given[column]!r}" for column in pair)
                 warn(f"{values} never occur together in the fitted rows; the drawn rows may be impossible")
-
-    def _generator(self, random_state: Any) -> torch.Generator:
-        random = check_random_state(self.random_state if random_state is None else random_state)
-        device = "cpu" if self.model_ is None else self.model_.model.shift.device
-        return torch.Generator(device).manual_seed(int(random.randint(_RANDOM_STATES)))

@@ -25,6 +25,7 @@ from arcsm.estimators.table_training import lines_of, train_table_model
 from arcsm.estimators.target_maps import with_target_maps
 
 Rows = NDArray[np.intp]
+_RANDOM_STATES = 2**31 - 1
 _MIN_ROWS_FOR_SELECTION = 600  # with fewer, held-out rows are too few to choose between configurations
 _MAX_HELD_OUT = 5_000  # rows
 
@@ -58,7 +59,7 @@ class DensityEstimator(TableEstimator):
             self.columns_ = with_target_maps(self.columns_, numbers, np.asarray(last, dtype=float))
             numbers = self.columns_.encode(table)
         random = check_random_state(self.random_state)
-        seed = int(random.randint(2**31 - 1))
+        seed = int(random.randint(_RANDOM_STATES))
         train, held_out = _split(numbers[:, self.columns_.modelled], self.validation_fraction, random)
         return numbers, train, held_out, seed
 
@@ -113,6 +114,12 @@ class DensityEstimator(TableEstimator):
         if self._smooth:
             return found
         return [shorter.with_rate_of(config) for shorter, config in zip(found, configs, strict=True)]
+
+    def _generator(self, random_state: Any) -> torch.Generator:
+        """Return a generator on the device of the model, by default with the randomness of fitting."""
+        random = check_random_state(self.random_state if random_state is None else random_state)
+        device = "cpu" if self.model_ is None else self.model_.model.shift.device
+        return torch.Generator(device).manual_seed(int(random.randint(_RANDOM_STATES)))
 
     def _decode(self, numbers: Array) -> Any:
         """Return the rows of numbers of the modelled columns ``(N, M)``, in the format of the fitted table."""

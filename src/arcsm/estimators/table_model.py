@@ -11,7 +11,7 @@ from torch import Tensor
 
 from arcsm._runtime.progress import track
 from arcsm.anomaly import tail_surprise
-from arcsm.conditionals import Conditionals
+from arcsm.conditionals import SINGLE_TOLERANCE, Conditionals
 from arcsm.conditionals.traversal import ValueFunction
 from arcsm.contexts import AnyOrder
 from arcsm.contexts.any_order_state import AnyOrderState
@@ -87,6 +87,11 @@ class TableModel:
         """The columns that lie near a line, given others."""
         base = self._context().base
         return () if base is None else tuple(base.index)
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """The standard deviations of the noise levels; one if the model was distilled from another."""
+        return self.model.path() or (self.model.metadata["distillation"]["sigma"],)
 
     # Densities and quantiles --------------------------------------------------------------------------------------
 
@@ -204,7 +209,7 @@ class TableModel:
 
     def score_norms(self, x: Tensor, level: int) -> Tensor:
         """Return the norm of each row's scores at a noise level, ``(K, N)`` in units of :math:`1 / \\sigma`."""
-        sigma = self.model.path(level)[-1]
+        sigma = self.sigmas[level]
 
         def norms(x: Tensor, order: list[int]) -> Tensor:
             z = self.model.standardise(x)
@@ -280,7 +285,8 @@ class TableModel:
             d = columns.spike_dimension[m]
             masses = model.head_of(d).project(context.conditional(state, d)).exp()
         build = model.conditionals_builder(self.level, self.method, tol=self.config.tolerance)
-        values = build(head.project(context.conditional(state, m)).repeat_interleave(repeats, 0), head)
+        project = head.in_single_precision if self.config.tolerance >= SINGLE_TOLERANCE else head.project
+        values = build(project(context.conditional(state, m)).repeat_interleave(repeats, 0), head)
         width = 0.0 if self.cells is None else self.cells[m]
         masses = masses.repeat_interleave(repeats, 0)
         reach = self.reach.get(m, 0.0)

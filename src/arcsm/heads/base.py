@@ -93,6 +93,10 @@ class Head(nn.Module, ABC):
     def project(self, context: Tensor) -> Tensor:
         """Map contexts ``(*, C)`` to projections ``(*, P)`` of any size P."""
 
+    def in_single_precision(self, context: Tensor) -> Tensor:
+        """Return :meth:`project` where errors of single precision do not matter, which may be faster."""
+        return self.project(context)
+
     @abstractmethod
     def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> ScoreAndDerivative:
         """Return score and derivative, each ``(*)``, from projections ``(*, P)`` and values ``(*)``."""

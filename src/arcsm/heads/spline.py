@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from arcsm._native import SplineLimits, available, may_evaluate, spline_project, spline_values, supports
 from arcsm._runtime.sizes import check_layers, check_size, whole_numbers
 from arcsm.heads.base import NormalisedHead, ScoreAndDerivative, Sigma
 from arcsm.heads.located import Located
@@ -16,6 +17,7 @@ from arcsm.heads.located import Located
 _MIN_LOG_SCALE = -7.0
 _MAX_LOG_SCALE = 15.0  # beyond any data: keeps contexts far from the training data from overflowing
 _LEAST_WIDTH, _LEAST_SLOPE = 1e-3, 1e-3  # of a bin, as a share of all; of the spline, at its knots
+_SLOPE_OFFSET = math.log(math.expm1(1.0 - _LEAST_SLOPE))  # so that slopes are 1 at first
 _BRACKET = 6.5  # standard deviations, which hold all but 1e-10 of the mass
 
 
@@ -35,8 +37,8 @@ class _Spline(NamedTuple):
 
     value: Tensor
     log_slope: Tensor
-    first: Tensor  # derivative of the log slope
-    second: Tensor
+    first: Tensor | None = None  # derivative of the log slope
+    second: Tensor | None = None
 
 
 class SplineHead(NormalisedHead):
@@ -98,21 +100,50 @@ class SplineHead(NormalisedHead):
 
     def project(self, context: Tensor) -> Tensor:
         """Return location, log scale, and the inner knots, values and all slopes of the spline, ``(*, 3 K + 1)``."""
-        k, h, units = self.bins, context, None
-        if self.located:
-            units = Located.split(context)
-            h = units.inner
+        units = Located.split(context) if self.located else None
+        inner = context if units is None else units.inner
+        projection = self._project(inner) if context.dtype == torch.float32 else None
+        if projection is None:
+            projection = self._project_in_torch(inner)
+        return projection if units is None else self._in_units(projection, units)
+
+    def in_single_precision(self, context: Tensor) -> Tensor:
+        units = Located.split(context) if self.located else None
+        projection = self._project((context if units is None else units.inner).float())
+        if projection is None:
+            return self.project(context)
+        return projection if units is None else self._in_units(projection, units)
+
+    @staticmethod
+    def _in_units(projection: Tensor, units: Located) -> Tensor:
+        location = units.from_units(projection[..., 0])
+        log_scale = projection[..., 1] + units.log_scale
+        first = torch.stack([location, log_scale], -1).to(projection)
+        return torch.cat([first, projection[..., 2:]], -1)
+
+    def _project(self, inner: Tensor) -> Tensor | None:
+        """Return projections in units of the location and the scale in single precision, from C; ``None`` without."""
+        layers = [(layer.weight.float(), layer.bias.float()) for layer in (*self.hidden, self.parameters_of)]
+        if not may_evaluate() or not supports(inner, *(t.detach() for layer in layers for t in layer)):
+            return None
+        if not available():
+            return None
+        limits = SplineLimits(
+            self.bins, self.bound, _LEAST_WIDTH, _LEAST_SLOPE, _SLOPE_OFFSET,
+            math.exp(_MIN_LOG_SCALE), math.exp(_MAX_LOG_SCALE),
+        )  # fmt: skip
+        return spline_project(limits, layers, inner.reshape(-1, inner.shape[-1])).view(*inner.shape[:-1], -1)
+
+    def _project_in_torch(self, h: Tensor) -> Tensor:
+        k = self.bins
         for layer in self.hidden:
             above = F.silu(layer(h))
             h = h + above if above.shape == h.shape else above
         location, log_scale, widths, heights, slopes = self.parameters_of(h).split([1, 1, k, k, k + 1], -1)
         log_scale = F.softplus(log_scale - _MIN_LOG_SCALE) + _MIN_LOG_SCALE  # a smooth minimum
-        log_scale = log_scale.clamp(max=_MAX_LOG_SCALE)
-        if units is not None:
-            location = units.from_units(location[..., 0]).unsqueeze(-1)
-            log_scale = log_scale + units.log_scale.unsqueeze(-1)
-        slopes = _LEAST_SLOPE + F.softplus(slopes + math.log(math.expm1(1.0 - _LEAST_SLOPE)))  # 1 at first
-        return torch.cat([location, log_scale, self._knots(widths), self._knots(heights), slopes], -1)
+        slopes = _LEAST_SLOPE + F.softplus(slopes + _SLOPE_OFFSET)
+        ends = self._knots(widths), self._knots(heights)
+        return torch.cat([location, log_scale.clamp(max=_MAX_LOG_SCALE), *ends, slopes], -1)
 
     def _knots(self, raw: Tensor) -> Tensor:
         """Return the inner ones of the ends of bins whose sizes are ``raw (*, K)`` on a log scale, ``(*, K - 1)``."""
@@ -141,8 +172,8 @@ class SplineHead(NormalisedHead):
         (left, right), (low, high) = at_ends(between(knots)), at_ends(between(values))
         return _Bins(left, right - left, low, high - low, *at_ends(slopes))
 
-    def _spline(self, projection: Tensor, z: Tensor) -> _Spline:
-        """Evaluate the spline at points ``(*)``.
+    def _spline(self, projection: Tensor, z: Tensor, derivatives: bool = False) -> _Spline:
+        """Evaluate the spline at points ``(*)``, and its ``derivatives``.
 
         In a bin, with the fraction :math:`\\xi` of its width, the mean slope :math:`\\delta` and the slopes
         :math:`d_0, d_1` at its ends, it rises by the fraction :math:`(\\delta \\xi^2 + d_0 \\xi (1 - \\xi)) / D` of its
@@ -156,25 +187,42 @@ class SplineHead(NormalisedHead):
         rest, bend = 1.0 - xi, first + last - 2.0 * delta
         p, d = last * xi.square() + 2.0 * delta * xi * rest + first * rest.square(), delta + bend * xi * rest
         value = low + height * xi * (delta * xi + first * rest) / d
-        log_slope = 2.0 * torch.log(delta) + torch.log(p) - 2.0 * torch.log(d)
+        log_slope = torch.where(inside, 2.0 * torch.log(delta / d) + torch.log(p), torch.log(tail_slope))
+        value = torch.where(inside, value, clamped + tail_slope * (z - clamped))
+        if not derivatives:
+            return _Spline(value, log_slope)
         p_first, d_first = 2.0 * (last * xi + delta * (rest - xi) - first * rest) / p, bend * (rest - xi) / d
         p_second, d_second = 2.0 * bend / p, -2.0 * bend / d
         log_slope_first = (p_first - 2.0 * d_first) / width
         log_slope_second = (p_second - p_first.square() - 2.0 * (d_second - d_first.square())) / width.square()
-        return _Spline(
-            torch.where(inside, value, clamped + tail_slope * (z - clamped)),
-            torch.where(inside, log_slope, torch.log(tail_slope)),
-            *(torch.where(inside, part, 0.0) for part in (log_slope_first, log_slope_second)),
+        parts = (torch.where(inside, part, 0.0) for part in (log_slope_first, log_slope_second))
+        return _Spline(value, log_slope, *parts)
+
+    def _values(self, projection: Tensor, z: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor] | None:
+        """Return the spline and its log slope at points ``(*)``, or its inverse, from C; ``None`` without.
+
+        C reads projections in single precision, one for each point.
+        """
+        if projection.shape[:-1] != z.shape or not may_evaluate() or not supports(projection) or not available():
+            return None
+        flat = projection.reshape(-1, projection.shape[-1]), z.detach().float().flatten()
+        value, log_slope = (
+            found.to(z.dtype).view_as(z) for found in spline_values(self.bins, self.bound, *flat, inverse)
         )
+        return value, log_slope
 
     def projected_log_prob(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         location, scale = self._units(projection, sigma)
-        g = self._spline(projection, (x - location) / scale)
-        return g.log_slope - 0.5 * g.value.square() - torch.log(scale) - 0.5 * math.log(2.0 * math.pi)
+        z = (x - location) / scale
+        found = self._values(projection, z)
+        value, log_slope = found if found is not None else self._spline(projection, z)[:2]
+        return log_slope - 0.5 * value.square() - projection[..., 1] - 0.5 * math.log(2.0 * math.pi)
 
     def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> ScoreAndDerivative:
         location, scale = self._units(projection, sigma)
-        g = self._spline(projection, (x - location) / scale)
+        g = self._spline(projection, (x - location) / scale, derivatives=True)
+        assert g.first is not None
+        assert g.second is not None
         slope = torch.exp(g.log_slope)
         score = g.first - g.value * slope
         derivative = g.second - slope.square() - g.value * slope * g.first
@@ -182,12 +230,17 @@ class SplineHead(NormalisedHead):
 
     def projected_cdf(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         location, scale = self._units(projection, sigma)
-        value = self._spline(projection, (x - location) / scale).value
+        z = (x - location) / scale
+        found = self._values(projection, z)
+        value = found[0] if found is not None else self._spline(projection, z).value
         return 0.5 * torch.erfc(-math.sqrt(0.5) * value)  # ndtr would lose the lower tail
 
     def projected_icdf(self, projection: Tensor, u: Tensor, sigma: Sigma = None) -> Tensor:
         location, scale = self._units(projection, sigma)
         normal = torch.special.ndtri(u.double()).to(u.dtype)
+        found = self._values(projection, normal, inverse=True)
+        if found is not None:
+            return location + scale * found[0]
         inside, clamped = normal.abs() < self.bound, normal.clamp(-self.bound, self.bound)
         left, width, low, height, first, last = self._bins(projection, clamped, of_values=True)
         delta, rise = height / width, clamped - low
