@@ -82,3 +82,30 @@ def test_a_lack_of_memory_is_one_line_and_leaves_no_run_behind(
     assert message.startswith("arcsm: out of memory")
     assert message.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_distilled_into_a_model_for_all_commands(
+    image_run: Path, table_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fast = tmp_path / "fast"
+    assert call("distil", table_run, "--steps", 40, "--out", fast) == 0
+    printed = capsys.readouterr().out
+    assert "nats a row from the trained model" in printed
+    assert "nats a row lost on held-out rows" in printed
+    before = (fast / "model.safetensors").read_bytes()
+    assert call("distil", table_run, "--out", fast) == 1
+    assert "already exists; choose a new or an empty folder" in capsys.readouterr().err
+    assert (fast / "model.safetensors").read_bytes() == before
+    assert call("sample", fast, "-n", 5, "--out", tmp_path / "s.csv") == 0
+    assert (tmp_path / "s.csv").read_text().startswith("a,b,c\n")
+    assert call("score", fast, table_run.parent / "data.csv", "--out", tmp_path / "scores.csv") == 0
+    assert call("info", fast) == 0
+    assert "SplineHead" in capsys.readouterr().out
+    file = tmp_path / "fast.safetensors"
+    assert call("distil", image_run, "--without-data", "--steps", 5, "--out", file) == 0
+    assert "held-out rows" not in capsys.readouterr().out
+    assert call("sample", file, "-n", 4, "--out", tmp_path / "s.png") == 0
+    assert call("distil", fast, "--out", tmp_path / "again") == 1
+    assert "nothing to distil" in capsys.readouterr().err
+    assert call("distil", image_run, "--out", image_run / "model.safetensors") == 1
+    assert "is read, too; give another file" in capsys.readouterr().err.replace("\n", " ")

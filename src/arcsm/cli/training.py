@@ -7,17 +7,21 @@ from typing import Annotated, Any
 import torch
 from typer import Argument, Option, Typer
 
-from arcsm._runtime.files import write_bytes
+from arcsm._runtime.devices import resolve_device
+from arcsm._runtime.files import check_separate, check_writable, write_bytes
 from arcsm._runtime.process_group import group
 from arcsm.cli.console import Stopped, show, show_likelihoods, show_training
-from arcsm.cli.kinds import kind_in_config
+from arcsm.cli.kinds import kind_at, kind_in_config
 from arcsm.cli.model_rows import continuous_images, log_probs, score_frame
-from arcsm.cli.options import Changes, Device, Devices, Nodes, Seed
+from arcsm.cli.options import Changes, Device, Devices, Nodes, Seed, Trained
 from arcsm.data import digits, write_frame
-from arcsm.model import AutoregressiveModel
+from arcsm.model import AutoregressiveModel, load, save
 from arcsm.reports.pictures import sample_picture
-from arcsm.training.run_config import load_config, load_tree, presets, run_config_path, validated
-from arcsm.training.runs import load_run, train_run
+from arcsm.serialization import weights_path
+from arcsm.training.distillation import DistilConfig
+from arcsm.training.distillation import distil as distil_model
+from arcsm.training.run_config import RunConfig, load_config, load_tree, presets, run_config_path, validated
+from arcsm.training.runs import RunRows, load_run, rows_of_run, train_run
 
 app = Typer()
 
@@ -80,6 +84,47 @@ def train(
 
 train.__doc__ = f"{train.__doc__}\n\nPresets: {', '.join(presets())}."
 app.registered_commands[-1].help = train.__doc__
+
+
+@app.command(
+    epilog="Examples: arcsm distil runs/digits --out runs/digits-fast   |   arcsm score runs/digits-fast new.npy "
+    "--out scores.csv"
+)
+def distil(
+    run: Trained,
+    out: Annotated[Path, Option(help="A new folder, or a .safetensors file, for the model.")],
+    steps: Annotated[int, Option(help="Steps of the training.", min=1)] = DistilConfig().steps,
+    without_data: Annotated[
+        bool, Option("--without-data", help="Learn from samples alone, not from the data of the run too.")
+    ] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Turn a trained model into one whose densities, quantiles and samples take one evaluation each.
+
+    It is an ordinary model, for all commands. The first line of the result says how far its density is from that of the
+    trained model, in nats a row.
+    """
+    if kind_at(run).config is not RunConfig:
+        raise ValueError(f"{run}: holds an autoencoder; only densities can be distilled")
+    if out.suffix == "" and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"--out {out}: already exists; choose a new or an empty folder")
+    check_writable(out / "config.json" if out.suffix == "" else out)
+    check_separate({"--out": out}, (weights_path(run),))
+    model, rows = load(run, resolve_device(device)), RunRows(None, None, None, None)
+    if not without_data and run_config_path(run).is_file():
+        rows = rows_of_run(load_run(run, device), seed)
+    student = distil_model(
+        model, rows.train, rows.valid, rows.train_labels, rows.valid_labels,
+        config=DistilConfig(steps=steps, seed=seed, device=device), progress=True,
+    )  # fmt: skip
+    save(student, out)
+    found = student.metadata["distillation"]
+    names = {"kl": "from the trained model (Kullback-Leibler)", "loss": "lost on held-out rows"}
+    for key, name in names.items():
+        if key in found:
+            show(f"{found[key]['mean']:.4f} +- {found[key]['standard_error']:.4f} nats a row {name}")
+    show(f"{out}  next: arcsm sample {out} --out samples.csv")
 
 
 def _default_folder(source: str, name: str) -> Path:

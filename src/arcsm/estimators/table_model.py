@@ -214,7 +214,7 @@ class TableModel:
         def norms(x: Tensor, order: list[int]) -> Tensor:
             z = self.model.standardise(x)
             contexts = self.model.contexts(z, None, order)
-            s = self.model.head.score(contexts, z, sigma)  # (N, M)
+            s = self.model.head.score(contexts, z, self.model.sigma(level))  # (N, M)
             return (sigma * self.model.noise_units(contexts) * s).nan_to_num(nan=0.0).norm(dim=-1)
 
         return self._by_order(x, norms)

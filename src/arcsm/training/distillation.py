@@ -18,9 +18,9 @@ from arcsm._runtime.modes import torch_threads
 from arcsm._runtime.progress import track
 from arcsm._runtime.random import fold_in
 from arcsm.conditionals.traversal import ConditionalsBuilder
+from arcsm.errors import TrainingWarning, warn
 from arcsm.heads import Head, MixedHead, SplineHead
 from arcsm.heads.located import Located
-from arcsm.metrics.likelihood import mean_and_standard_error
 from arcsm.model import AutoregressiveModel, without_compilation
 from arcsm.objectives.base import context_noise
 from arcsm.training.data import as_condition, as_tensor, check_condition
@@ -32,8 +32,9 @@ _SPREADS = 0.3, 5.0  # largest distance of points near a value, in standard devi
 _FAR = 3.0, 30.0  # distances of points far out, in standard deviations
 _WEIGHTS = 1.0, 0.5, 0.25, 0.25  # of the errors at the points of a conditional
 _DEPTH = 10.0  # nats below zero from which on errors count relative to the depth
+_POOR = 0.1  # nats a row, from which on a warning is due
 _LEAST_UNIT = 1e-3  # of the features of contexts
-_EMA, _WARMUP, _WEIGHT_DECAY, _CLIP_NORM = 0.99, 50, 1e-4, 10.0
+_EMA, _WARMUP, _WEIGHT_DECAY, _CLIP_NORM = 0.99, 50, 1e-4, 1.0
 _DRAWS, _POINTS, _BATCHES, _INITIAL, _REPORT = 1, 2, 3, 4, 5  # purposes of random numbers
 
 
@@ -56,8 +57,8 @@ class DistilConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     conditionals: int = Field(80_000, ge=1, strict=True)
-    steps: int = Field(1_000, ge=1, strict=True)
-    batch_size: int = Field(2_048, ge=1, strict=True)
+    steps: int = Field(3_000, ge=1, strict=True)
+    batch_size: int = Field(512, ge=1, strict=True)
     learning_rate: float = Field(1e-2, gt=0)
     hidden_features: tuple[int, ...] = (64, 64)
     bins: int = Field(16, ge=2, strict=True)
@@ -120,6 +121,9 @@ def distil(
         ValueError: If all heads of the model have a closed form already, its context is conditioned on vectors and
             there are no conditions of training rows, or rows do not fit the model.
 
+    Warns:
+        TrainingWarning: If more than 0.1 nats a row were lost.
+
     Example:
         >>> from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead
         >>> teacher = AutoregressiveModel(MADE(2, 4, (16,)), ScoreHead(4, (16,)), NoiseLadder(1.0, 0.1, 5))
@@ -145,6 +149,12 @@ def distil(
         valid = _checked(model, x_valid, "x_valid")[some]
         report["loss"] = _loss(model, student, valid, condition_valid, level)
     student.metadata["distillation"] = report
+    if report["kl"]["mean"] > _POOR:
+        warn(
+            f"the density lost {report['kl']['mean']:.2g} nats a row: it may have narrow spikes; more steps, bins or "
+            "hidden features may help",
+            TrainingWarning,
+        )
     return student
 
 
@@ -185,8 +195,9 @@ def _loss(
     """Return by how much the student's log densities of rows ``(N, D)`` are too low, in the mean, and its error."""
     with torch.no_grad():
         lost = model.log_prob(x, level, condition, tol=_TOLERANCE) - student.log_prob(x, condition=condition)
-    mean, error = mean_and_standard_error(lost)
-    return {"mean": mean, "standard_error": error}
+    lost = lost.double()
+    error = float(lost.std()) / math.sqrt(len(lost)) if len(lost) > 1 else None
+    return {"mean": float(lost.mean()), "standard_error": error}
 
 
 class _Rows:

@@ -5,7 +5,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from filelock import FileLock, Timeout
@@ -28,6 +28,7 @@ from arcsm.training.run_config import C, RunConfig, dump_config, parse_tree, rea
 
 _LOCK_NAME = ".lock"
 _LOCK_SECONDS = 30.0
+_MAX_ROWS = 20_000
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -198,6 +199,28 @@ def warn_if_data_changed(folder: Path, dataset: Dataset) -> None:
             f"{folder}: the data have changed since the training ({written.get('rows')} rows then, "
             f"{len(dataset.train)} now), so held-out rows may be among the training rows"
         )
+
+
+class RunRows(NamedTuple):
+    """Dequantised rows ``(N, D)`` of the data of a run, if there are any, and their classes, for a model with some."""
+
+    train: Tensor | None
+    valid: Tensor | None
+    train_labels: Tensor | None
+    valid_labels: Tensor | None
+
+
+def rows_of_run(run: Run[RunConfig, AutoregressiveModel], seed: int) -> RunRows:
+    """Return training rows of a run, at most 20,000, and its held-out rows."""
+    dataset = load_dataset(run.config.data, run.config.train.seed)
+    train, labels = dataset.train_rows(_MAX_ROWS), _labels(run.model, dataset)
+    train_labels = labels.get("train")
+    return RunRows(
+        dataset.dequantised(train, seed),
+        dataset.dequantised(dataset.valid, seed + 1),
+        None if train_labels is None else train_labels[: len(train)],
+        labels.get("valid"),
+    )
 
 
 def class_labels(model: AutoregressiveModel, n: int, chosen: int | None = None) -> Tensor | None:
