@@ -111,3 +111,19 @@ def test_the_page_of_orders_says_whether_a_learned_one_is_better(renderer: Any, 
         pages = renderer.render(renderer.records() | {"orders": record})
         assert short in pages["index.md"]
         assert f"**Verdict.** {short.split(':')[0]}: beyond 95 % intervals" in pages["orders.md"]
+
+
+def test_the_page_of_distillation_counts_what_is_lost(renderer: Any, small_data: Path, tmp_path: Path) -> None:
+    record = reproduce("distillation", tmp_path, 'outliers=["1_small"]')
+    tables = record["metrics"]
+    [density], [outliers] = (list(tables[part].values()) for part in ("densities", "outliers"))
+    for nats, area, short in (
+        (0.01, 0.001, "Holds: 0/1 densities, 0/1 detectors lose more."),
+        (0.03, 0.001, "Does not hold: 1/1 densities, 0/1 detectors lose more."),
+        (-0.01, 0.01, "Does not hold: 0/1 densities, 1/1 detectors lose more."),
+    ):
+        density["lost"]["mean"], outliers["lost"]["mean"] = nats, area
+        pages = renderer.render(renderer.records() | {"distillation": record})
+        assert short in " ".join(pages["index.md"].split())
+        assert f"| {nats:.3f} |" in pages["distillation.md"]
+        assert f"| {area:.4f} |" in pages["distillation.md"]

@@ -21,6 +21,7 @@ from arcsm.estimators.native_frames import is_native, to_native
 from arcsm.estimators.table_distillation import distilled_table
 from arcsm.estimators.value_conditionals import NODES, value_conditionals
 from arcsm.estimators.value_limits import ValueLimits
+from arcsm.training.distillation import DistilConfig
 
 Given = Literal["before", "others"]
 _MAX_REFERENCE_ROWS = 5_000
@@ -110,10 +111,11 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
             modelled, constants = self._separate(self._fit_table(X))
             if self.fast and self.model_ is not None:
                 seed, device = self._generator(None).initial_seed(), str(resolve_device(self.device))
+                config = DistilConfig(seed=seed, device=device)
                 is_fitted = torch.ones(len(modelled), dtype=torch.bool)
                 is_fitted[self.held_out_rows_] = False
                 rows = modelled[is_fitted] if bool(is_fitted.any()) else modelled  # those of a tiny table serve as both
-                self.model_ = distilled_table(self.model_, rows, seed, device, bool(self.verbose))
+                self.model_ = distilled_table(self.model_, rows, config, bool(self.verbose))
             with track("scoring fitted rows", 1, bool(self.verbose)):
                 contributions = self._contributions(modelled, constants).mean(0)
             self.median_contributions_ = np.nanmedian(contributions, 0)

@@ -75,7 +75,7 @@ def _tables() -> tuple[str, ...]:
     return tuple(names)
 
 
-def _split(path: Path, seed: int, most_fitted: int, most_judged: int) -> tuple[Array, Array, NDArray[np.int_]]:
+def split_outliers(path: Path, seed: int, most_fitted: int, most_judged: int) -> tuple[Array, Array, NDArray[np.int_]]:
     """Return half of the normal rows, the other half with all anomalies, and which of the latter are anomalies."""
     X, y = (np.asarray(read_array(path, key), dtype=np.float64) for key in ("X", "y"))
     random = np.random.default_rng(seed)
@@ -92,7 +92,7 @@ def _split(path: Path, seed: int, most_fitted: int, most_judged: int) -> tuple[A
 def _test(run: Study[ADBench], table: str, method: str, seed: int) -> Result:
     settings = run.settings
     path = data_folder() / "adbench" / f"{table}.npz"
-    train, test, anomalous = _split(path, seed, settings.most_fitted, settings.most_judged)
+    train, test, anomalous = split_outliers(path, seed, settings.most_fitted, settings.most_judged)
     start = time.monotonic()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # from peers, about their default settings

@@ -59,8 +59,8 @@ class SplineHead(NormalisedHead):
         bins: Number of bins of the spline.
         bound: The end :math:`B` of the spline, in units of the scale from the location.
         hidden_features: Units of each hidden layer. A layer is added to the one before it if that is as wide.
-        located: Whether the last two features of a context are a location and a log scale, in units of which the rest
-            is, as for a :class:`LocatedHead`.
+        located: Whether the last two features of a context are a location and a log scale. Values are then in units of
+            these, as for a :class:`LocatedHead`.
 
     References:
         Neural Spline Flows (Durkan, Bekasov, Murray and Papamakarios, 2019), https://arxiv.org/abs/1906.04032
