@@ -120,7 +120,7 @@ def test_the_page_of_distillation_counts_what_is_lost(renderer: Any, small_data:
     for nats, area, short in (
         (0.01, 0.001, "Holds: 0/1 densities, 0/1 detectors lose more."),
         (0.03, 0.001, "Does not hold: 1/1 densities, 0/1 detectors lose more."),
-        (-0.01, 0.01, "Does not hold: 0/1 densities, 1/1 detectors lose more."),
+        (0.005, 0.01, "Does not hold: 0/1 densities, 1/1 detectors lose more."),
     ):
         density["lost"]["mean"], outliers["lost"]["mean"] = nats, area
         pages = renderer.render(renderer.records() | {"distillation": record})
