@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from arcsm import CategoricalHead, ScoreHead, SplineHead
+from arcsm import CategoricalHead, DistilConfig, ScoreHead, SplineHead
 from arcsm.estimators import ScoreOutlierDetector
+from arcsm.estimators.table_distillation import distilled_table
 
 
 def table(rows: int, seed: int) -> pd.DataFrame:
@@ -61,6 +62,15 @@ def test_explanations_and_intervals_exist(detectors: tuple[ScoreOutlierDetector,
     sigma = plain.model_.sigmas[-1]
     assert list(fast.all_scores(rows).columns) == [f"likelihood {sigma:.3g}", f"score norm {sigma:.3g}", "tails"]
     assert bool(np.isfinite(fast.all_scores(rows)).all().all())
+
+
+def test_the_slow_detector_stays_as_it_is(detectors: tuple[ScoreOutlierDetector, ScoreOutlierDetector]) -> None:
+    plain, rows = detectors[0], table(50, 4)
+    before = plain.score_samples(rows)
+    config = DistilConfig(steps=3, conditionals=500, device="cpu")
+    with pytest.warns(UserWarning, match="use fast=False"):
+        distilled_table(plain.model_, plain.encode_rows(table(100, 0))[0], config)
+    np.testing.assert_array_equal(plain.score_samples(rows), before)
 
 
 def test_a_table_of_names_has_closed_forms_already() -> None:

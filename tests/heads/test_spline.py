@@ -96,6 +96,24 @@ def test_a_located_spline_is_that_of_its_units_moved_and_stretched() -> None:
     torch.testing.assert_close(moved, head.log_prob(plain, x) - units[:, 1])
 
 
+def test_no_rows_have_no_densities() -> None:
+    model = AutoregressiveModel(MADE(2, 4), SplineHead(4))
+    with torch.no_grad():
+        assert model.log_prob(torch.zeros(0, 2)).shape == (0,)
+        assert model.score(torch.zeros(0, 2))[0].shape == (0, 2)
+
+
+def test_a_small_scale_keeps_the_digits_of_a_location() -> None:
+    torch.manual_seed(0)
+    head = SplineHead(5, 6, 3.0, hidden_features=(8, 8), located=True).double()
+    units = torch.tensor([[0.9, math.log(1e-4)]], dtype=FLOAT64).expand(9, 2)
+    context = torch.cat([torch.randn(9, 3, dtype=FLOAT64), units], 1)
+    x = 0.9 + 1e-4 * torch.randn(9, dtype=FLOAT64)
+    with torch.no_grad():
+        found = head.projected_log_prob(head.in_single_precision(context), x)
+        torch.testing.assert_close(found, head.log_prob(context, x), atol=1e-4, rtol=1e-4)
+
+
 def test_a_located_spline_needs_a_context_that_gives_locations() -> None:
     with pytest.raises(ValueError, match="SplineHead: the context gives no locations"):
         AutoregressiveModel(MADE(2, 4), SplineHead(4, located=True))

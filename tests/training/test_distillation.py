@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from arcsm import (
     fit,
 )
 from arcsm.errors import TrainingWarning
+from arcsm.training import distillation
 
 LADDER = NoiseLadder(2.0, 0.3, 5)
 QUICK = DistilConfig(conditionals=6_000, steps=600, hidden_features=(32, 32), report_rows=400, device="cpu")
@@ -189,9 +191,54 @@ def test_conditions_are_those_of_the_teacher() -> None:
         assert float(lost.abs().mean()) < 0.1
 
 
+def test_given_rows_are_used_however_wide_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = list[bool]()
+    draw = distillation._Rows.draw
+    monkeypatch.setattr(
+        distillation._Rows, "draw", lambda rows, n, number: (kinds.append(number % 2 == 1), draw(rows, n, number))[1]
+    )
+    model = AutoregressiveModel(MADE(100, 4, (16,)), ScoreHead(4, (16,)), LADDER)
+    distil(model, torch.randn(50, 100), config=QUICK.model_copy(update={"steps": 2, "conditionals": 3_000}))
+    assert kinds == [False, True]
+
+
+def test_conditions_that_do_not_fit_are_errors_before_the_training() -> None:
+    classes = AutoregressiveModel(MADE(2, 4, (16,), classes=3), ScoreHead(4, (16,)), LADDER)
+    x, labels, quick = torch.randn(30, 2), np.arange(30) % 3, QUICK.model_copy(update={"steps": 2})
+    for arguments, message in (
+        ((x,), "condition_train: expected the conditions of rows"),
+        ((x, x, labels), "condition_valid: expected the conditions of rows"),
+        ((x, None, labels[:20]), "condition_train: expected one for each of 30 rows"),
+        ((None, None, torch.tensor(1)), "condition_train: expected one for each"),
+        ((None, None, None, labels), "condition_valid: expected rows, too"),
+        ((None, None, torch.full((4,), 7)), "condition_train: expected integer labels from 0 to 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            distil(classes, *arguments, config=quick)
+    distil(classes, x.numpy(), x.numpy(), labels, labels, config=quick)
+
+
+def test_names_that_do_not_exist_are_errors() -> None:
+    x = torch.zeros(4, 3)
+    x[0, 2] = 7.0
+    with pytest.raises(ValueError, match="x_train: expected whole numbers from 0 to 2 in nominal column 2"):
+        distil(mixed_teacher(located=False), x, config=QUICK)
+
+
+def test_samples_of_images_have_the_bounds_of_the_teacher() -> None:
+    torch.manual_seed(0)
+    metadata = {"image_shape": [1, 2, 2], "levels": 256}
+    model = AutoregressiveModel(MADE(4, 4, (16,)), ScoreHead(4, (16,)), NoiseLadder(1.0, 0.2, 3), metadata=metadata)
+    student = distil(model, config=QUICK.model_copy(update={"steps": 50}))
+    drawn = student.sample(500, generator=torch.Generator().manual_seed(0))
+    assert float(drawn.max()) == pytest.approx(1.8)
+    student.metadata["distillation"]["sigma"] = "much"  # as in a stranger's file
+    assert float(student.sample(500, generator=torch.Generator().manual_seed(0)).max()) == 1.0
+
+
 def test_vectors_need_conditions() -> None:
     model = AutoregressiveModel(MADE(2, 4, (16,), condition_features=2), ScoreHead(4, (16,)), LADDER)
-    with pytest.raises(ValueError, match="condition_train: needed"):
+    with pytest.raises(ValueError, match="condition_train: expected the conditions"):
         distil(model, config=QUICK)
     student = distil(model, condition_train=torch.randn(50, 2), config=QUICK.model_copy(update={"steps": 3}))
     assert student.log_prob(torch.zeros(2, 2), condition=torch.zeros(2, 2)).shape == (2,)

@@ -102,14 +102,15 @@ def distil(
 ) -> None:
     """Turn a trained model into one whose densities, quantiles and samples take one evaluation each.
 
-    It is an ordinary model, for all commands. The first line of the result says how far its density is from that of the
-    trained model, in nats a row.
+    The commands sample, score and info take it. The first line of the result says how far its density is from that of
+    the trained model, in nats a row.
     """
     if kind_at(run).config is not RunConfig:
         raise ValueError(f"{run}: holds an autoencoder; only densities can be distilled")
-    if out.suffix == "" and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    is_file = out.suffix == ".safetensors"
+    if not is_file and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out}: already exists; choose a new or an empty folder")
-    check_writable(out / "config.json" if out.suffix == "" else out)
+    check_writable(out if is_file else out / "config.json")
     check_separate({"--out": out}, (weights_path(run),))
     model, rows = load(run, resolve_device(device)), RunRows(None, None, None, None)
     if not without_data and run_config_path(run).is_file():
@@ -123,7 +124,8 @@ def distil(
     names = {"kl": "from the trained model (Kullback-Leibler)", "loss": "lost on held-out rows"}
     for key, name in names.items():
         if key in found:
-            show(f"{found[key]['mean']:.4f} +- {found[key]['standard_error']:.4f} nats a row {name}")
+            error = found[key]["standard_error"]
+            show(f"{found[key]['mean']:.4f}{'' if error is None else f' +- {error:.4f}'} nats a row {name}")
     show(f"{out}  next: arcsm sample {out} --out samples.csv")
 
 

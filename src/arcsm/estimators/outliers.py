@@ -103,7 +103,8 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
             ValueError: If the contamination is outside (0, 0.5], or as in :meth:`ScoreDensity.fit`.
 
         Warns:
-            UserWarning: If the rows are too few for a threshold that flags a tenth of normal rows.
+            UserWarning: If the rows are too few for a threshold that flags a tenth of normal rows, or the closed forms
+                of ``fast`` lose much.
         """
         self._check_fit_arguments(unsupported)
         _check_contamination(self.contamination)
@@ -202,7 +203,7 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         """Return every available score of each row, one column for each. **Higher scores are more normal.**
 
         - ``likelihood SIGMA``: the mean log density over the orders at a noise level, in nats. The last equals
-          :meth:`score_samples`, except that a missing value contributes 0.
+          :meth:`score_samples`, except that a missing value contributes 0. A ``fast`` detector has this level alone.
         - ``score norm SIGMA``: the negative norm of the row's scores at a noise level, in units of :math:`1 / \\sigma`.
         - ``tails``: how far in the tails of their conditionals the values lie, negative; see
           :func:`arcsm.anomaly.tail_surprise`.

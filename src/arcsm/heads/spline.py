@@ -112,14 +112,14 @@ class SplineHead(NormalisedHead):
         projection = self._project((context if units is None else units.inner).float())
         if projection is None:
             return self.project(context)
-        return projection if units is None else self._in_units(projection, units)
+        # of a location, the digits matter that are left in units of a small scale
+        return projection if units is None else self._in_units(projection.to(context.dtype), units)
 
     @staticmethod
     def _in_units(projection: Tensor, units: Located) -> Tensor:
         location = units.from_units(projection[..., 0])
         log_scale = projection[..., 1] + units.log_scale
-        first = torch.stack([location, log_scale], -1).to(projection)
-        return torch.cat([first, projection[..., 2:]], -1)
+        return torch.cat([torch.stack([location, log_scale], -1), projection[..., 2:]], -1)
 
     def _project(self, inner: Tensor) -> Tensor | None:
         """Return projections in units of the location and the scale in single precision, from C; ``None`` without."""
@@ -132,7 +132,9 @@ class SplineHead(NormalisedHead):
             self.bins, self.bound, _LEAST_WIDTH, _LEAST_SLOPE, _SLOPE_OFFSET,
             math.exp(_MIN_LOG_SCALE), math.exp(_MAX_LOG_SCALE),
         )  # fmt: skip
-        return spline_project(limits, layers, inner.reshape(-1, inner.shape[-1])).view(*inner.shape[:-1], -1)
+        return spline_project(limits, layers, inner.reshape(-1, inner.shape[-1])).view(
+            *inner.shape[:-1], 3 * self.bins + 1
+        )
 
     def _project_in_torch(self, h: Tensor) -> Tensor:
         k = self.bins

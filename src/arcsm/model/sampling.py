@@ -216,10 +216,17 @@ class Sampling(ModelParts):
 
         return values
 
+    def _noise_of_teacher(self) -> float:
+        """Return the noise that :func:`arcsm.distil` learned with the data; 0 for other models without a ladder."""
+        found = self.metadata.get("distillation")  # from anybody's file
+        sigma = found.get("sigma") if isinstance(found, Mapping) else None
+        return float(sigma) if isinstance(sigma, float) and 0.0 < sigma < math.inf else 0.0
+
     def _bounds(self, bounds: tuple[float, float] | None, path: Sequence[float]) -> tuple[Tensor, Tensor]:
         """Return the bounds of samples in standardised units, ``(D,)`` each; nominal columns have none."""
         if bounds is None:
-            margin = 4.0 * path[-1] * float(self.scale.max()) if path else 0.0
+            sigma = path[-1] if path else self._noise_of_teacher()
+            margin = 4.0 * sigma * float(self.scale.max())
             bounds = (-1.0 - margin, 1.0 + margin) if "image_shape" in self.metadata else (-torch.inf, torch.inf)
         try:
             low, high = map(float, bounds)

@@ -191,8 +191,9 @@ def set_moments(
     if not isinstance(x, Tensor):
         argument = "located" if has_base else "linear_features"
         raise ValueError(f"x_train: the correlations of an AnyOrder need rows in memory; leave out {argument}=True")
+    x = x.to(model.shift)
     random = torch.Generator(x.device).manual_seed(fold_in(config.seed, Purpose.MOMENTS, 0))
-    x = dequantised(x.to(model.shift), dequantisation_widths(config, model).to(x.device), random)
+    x = dequantised(x, dequantisation_widths(config, model), random)
     z = model.standardise(x)
     keeps = config.standardise == "none"
     if isinstance(base, LinearBase) and not (keeps and base.index):

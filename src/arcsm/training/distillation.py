@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from arcsm._runtime.conditions import Condition, map_condition, tensors_of
+from arcsm._runtime.conditions import Condition, is_condition, map_condition, tensors_of
 from arcsm._runtime.devices import resolve_device
 from arcsm._runtime.modes import torch_threads
 from arcsm._runtime.progress import track
@@ -35,7 +35,8 @@ _DEPTH = 10.0  # nats below zero from which on errors count relative to the dept
 _POOR = 0.1  # nats a row, from which on a warning is due
 _LEAST_UNIT = 1e-3  # of the features of contexts
 _EMA, _WARMUP, _WEIGHT_DECAY, _CLIP_NORM = 0.99, 50, 1e-4, 1.0
-_DRAWS, _POINTS, _BATCHES, _INITIAL, _REPORT = 1, 2, 3, 4, 5  # purposes of random numbers
+_REPORTED_ORDERS = 4
+_DRAWS, _POINTS, _BATCHES, _INITIAL, _REPORT, _ORDERS = 1, 2, 3, 4, 5, 6  # purposes of random numbers
 
 
 class DistilConfig(BaseModel):
@@ -101,11 +102,11 @@ def distil(
 
     Arguments:
         model: The teacher.
-        x_train: Rows ``(N, D)`` like those that will be scored. Half of the conditionals are then theirs: a density
-            that is narrower than the data needs it.
+        x_train: Rows ``(N, D)`` like those that will be scored. About half of the conditionals are then theirs: a
+            density that is narrower than the data needs it.
         x_valid: Held-out rows, whose loss of log density is reported beside that of the teacher's rows.
-        condition_train: Conditions of the training rows, and of the teacher's rows, as in :func:`arcsm.fit`. Default
-            for a model with classes alone: all classes in turn.
+        condition_train: Conditions of the training rows, and of the teacher's rows, as in :func:`arcsm.fit`. Without
+            training rows, a model with classes alone has a default: random classes.
         condition_valid: Conditions of the held-out rows.
         level: Noise level of the teacher.
         config: Sizes and seeds.
@@ -115,11 +116,12 @@ def distil(
         The student, on the teacher's device and in its precision. Its ``metadata["distillation"]`` holds the standard
         deviation ``sigma`` of the noise (``None`` without a ladder); ``kl``, an estimate of the Kullback-Leibler
         divergence of the student from the teacher; and ``loss``, the mean by which the log densities of ``x_valid`` are
-        too low, if given. Both have a ``mean`` and a ``standard_error``, in nats a row.
+        too low, if given. Both have a ``mean`` and a ``standard_error``, in nats a row, and are means over some orders
+        of a context that has every order.
 
     Raises:
-        ValueError: If all heads of the model have a closed form already, its context is conditioned on vectors and
-            there are no conditions of training rows, or rows do not fit the model.
+        ValueError: If all heads of the model have a closed form already, rows or conditions do not fit the model, or
+            conditions are missing.
 
     Warns:
         TrainingWarning: If more than 0.1 nats a row were lost.
@@ -134,6 +136,11 @@ def distil(
     config = DistilConfig() if config is None else config
     model = without_compilation(model)
     student = _student(model, config)
+    valid = None if x_valid is None else _checked(model, x_valid, "x_valid")
+    if valid is None and condition_valid is not None:
+        raise ValueError("condition_valid: expected rows, too; give x_valid")
+    if valid is not None:
+        condition_valid = _checked_condition(model, condition_valid, valid, "condition_valid")
     rows = _Rows(model, level, config, x_train, condition_train)
     with track("distilling", 10, progress) as work:
         with work.part(4):
@@ -141,13 +148,11 @@ def distil(
         with work.part(6):
             _learn(student, lessons, config, rows.device)
     student = student.to(model.shift).eval()
-    drawn, condition = rows.report(config.report_rows)
-    report: dict[str, Any] = {"sigma": model.sigma(level), "kl": _loss(model, student, drawn, condition, level)}
-    if x_valid is not None:
-        some = slice(config.report_rows)
-        condition_valid = map_condition(lambda part: part[some], condition_valid)
-        valid = _checked(model, x_valid, "x_valid")[some]
-        report["loss"] = _loss(model, student, valid, condition_valid, level)
+    report: dict[str, Any] = {"sigma": model.sigma(level), "kl": _loss(model, student, rows.fresh(), level)}
+    if valid is not None:
+        some, orders = config.report_rows, rows.orders()
+        few = map_condition(lambda part: part[:some].to(valid.device), condition_valid)
+        report["loss"] = _loss(model, student, list(_in_parts(valid[:some], few, orders)), level)
     student.metadata["distillation"] = report
     if report["kl"]["mean"] > _POOR:
         warn(
@@ -186,16 +191,59 @@ def _checked(model: AutoregressiveModel, x: Any, name: str) -> Tensor:
     if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] != model.features or not len(x):
         got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"{name}: expected rows (N, {model.features}), at least one, got {got}")
-    return x.to(model.shift)
+    x = x.to(model.shift)
+    model.check_levels(x, name)
+    return x
+
+
+def _checked_condition(model: AutoregressiveModel, condition: Any, x: Tensor | None, name: str) -> Condition | None:
+    """Return a condition as tensors, one for each row ``x (N, D)``, if there are rows.
+
+    Without rows there may be none for classes alone.
+    """
+    context = model.context
+    if condition is None:
+        if context.is_conditional and (x is not None or context.condition_features):
+            raise ValueError(f"{name}: expected the conditions of rows, which this model needs, got None")
+        return None
+    condition = as_condition(condition)
+    parts = tensors_of(condition) if is_condition(condition) else []
+    try:
+        reference = torch.atleast_1d(parts[0]) if x is None and parts else x
+        check_condition(context, cast(Tensor, reference), condition)
+    except ValueError as error:
+        raise ValueError(f"{name}: {str(error).removeprefix('condition: ')}") from error
+    return condition  # type: ignore[no-any-return]
+
+
+class _Part(NamedTuple):
+    """Rows in data units, their conditions, and the order of their densities; ``None`` for that of the context."""
+
+    x: Tensor
+    condition: Condition | None
+    order: list[int] | None
+
+
+def _in_parts(x: Tensor, condition: Condition | None, orders: Sequence[list[int] | None]) -> Iterator[_Part]:
+    """Divide rows among orders."""
+    for number, order in enumerate(orders):
+        its = slice(number, None, len(orders))
+        if len(x[its]):
+            yield _Part(x[its], map_condition(lambda part, its=its: part[its], condition), order)
 
 
 def _loss(
-    model: AutoregressiveModel, student: AutoregressiveModel, x: Tensor, condition: Condition | None, level: int
+    model: AutoregressiveModel, student: AutoregressiveModel, parts: Sequence[_Part], level: int
 ) -> dict[str, float | None]:
-    """Return by how much the student's log densities of rows ``(N, D)`` are too low, in the mean, and its error."""
+    """Return by how much the student's log densities of rows are too low, in the mean, and its standard error."""
     with torch.no_grad():
-        lost = model.log_prob(x, level, condition, tol=_TOLERANCE) - student.log_prob(x, condition=condition)
-    lost = lost.double()
+        lost = torch.cat(
+            [
+                model.log_prob(part.x, level, part.condition, order=part.order, tol=_TOLERANCE)
+                - student.log_prob(part.x, condition=part.condition, order=part.order)
+                for part in parts
+            ]
+        ).double()
     error = float(lost.std()) / math.sqrt(len(lost)) if len(lost) > 1 else None
     return {"mean": float(lost.mean()), "standard_error": error}
 
@@ -220,25 +268,24 @@ class _Rows:
         self.teacher = copy.deepcopy(model).to(self.device).float().eval()
         if "image_shape" not in model.metadata:  # whose samples have bounds, in units of the data
             self.teacher.set_standardisation(0.0, 1.0)
-        self.given = None
-        if x is not None:
-            z = model.standardise(_checked(model, x, "x_train"))
-            self.given = z.to(self.device, torch.float32)
-        self.condition = self._condition(None if condition is None else as_condition(condition))
-
-    def _condition(self, given: Condition | None) -> Condition | None:
-        """Return the conditions from which the rows of the teacher take theirs."""
-        context = self.model.context
-        if given is None and context.condition_features:
-            raise ValueError("condition_train: needed by a model that is conditioned on vectors")
-        if given is None:
-            return torch.arange(context.classes, device=self.device) if context.classes else None
-        if self.given is not None:
-            check_condition(context, self.given, given)
-        return map_condition(lambda part: part.to(self.device), given)
+        x = None if x is None else _checked(model, x, "x_train")
+        self.given = None if x is None else model.standardise(x).to(self.device, torch.float32)
+        condition, classes = _checked_condition(model, condition, x, "condition_train"), model.context.classes
+        if condition is None and classes:
+            condition = torch.arange(classes)
+        self.condition = map_condition(lambda part: part.to(self.device), condition)
 
     def generator(self, purpose: int, number: int = 0) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(fold_in(self.config.seed, purpose, number))
+
+    def orders(self) -> list[list[int] | None]:
+        """Return orders for the report: that of the context, and random ones if it has every order."""
+        context, generator = self.model.context, torch.Generator().manual_seed(fold_in(self.config.seed, _ORDERS, 0))
+        if not context.any_order:
+            return [None]
+        count = len(context.order)
+        random = [torch.randperm(count, generator=generator).tolist() for _ in range(_REPORTED_ORDERS - 1)]
+        return [None, *(context.arranged(order) for order in random)]
 
     def _chosen(self, n: int, generator: torch.Generator) -> tuple[Tensor, Condition | None]:
         """Return random indices of conditions or given rows, and the conditions."""
@@ -267,12 +314,17 @@ class _Rows:
         drawn = teacher.sample(n, sampler, generator, condition, level=self.level, order=order)
         return teacher.standardise(drawn), condition
 
-    def report(self, n: int) -> tuple[Tensor, Condition | None]:
-        """Return fresh rows of the teacher itself, ``(n, D)`` in data units."""
-        generator, own = self.generator(_REPORT), self.model.shift
-        condition = map_condition(lambda part: part.to(own.device), self._chosen(n, generator)[1])
-        source = torch.Generator(own.device).manual_seed(fold_in(self.config.seed, _REPORT, 1))
-        return self.model.sample(n, generator=source, condition=condition, level=self.level), condition
+    def fresh(self) -> list[_Part]:
+        """Return fresh rows of the teacher itself, in some orders."""
+        model, generator = self.model, self.generator(_REPORT)
+        source = torch.Generator(model.shift.device).manual_seed(fold_in(self.config.seed, _REPORT, 1))
+        parts, orders = list[_Part](), self.orders()
+        for order in orders:
+            n = -(-self.config.report_rows // len(orders))
+            condition = map_condition(lambda part: part.to(model.shift.device), self._chosen(n, generator)[1])
+            drawn = model.sample(n, generator=source, condition=condition, level=self.level, order=order)
+            parts.append(_Part(drawn, condition, order))
+        return parts
 
 
 @torch.no_grad()
@@ -280,9 +332,10 @@ def _lessons(rows: _Rows, config: DistilConfig) -> dict[int, _Lesson]:
     """Return what the student's new heads learn from, by the number of the head."""
     teacher, found, count = rows.teacher, dict[int, list[_Lesson]](), 0
     build = teacher.conditionals_builder(rows.level, tol=_TOLERANCE)
-    size, number = min(_ROWS_AT_A_TIME, -(-config.conditionals // teacher.features)), 0
+    kinds, number = 1 if rows.given is None else 2, 0
+    size = min(_ROWS_AT_A_TIME, -(-config.conditionals // (kinds * teacher.features)))
     with track("conditionals", config.conditionals) as work:
-        while count < config.conditionals:
+        while count < config.conditionals or number % kinds:
             z, condition = rows.draw(size, number)
             generator = rows.generator(_POINTS, number)
             z = teacher.context.resolved(z)
@@ -302,7 +355,7 @@ def _lessons(rows: _Rows, config: DistilConfig) -> dict[int, _Lesson]:
                 count += len(its)
             if count == done:
                 raise ValueError("model: no row that it draws has a value to learn from")
-            work(min(count, config.conditionals) - done)
+            work(min(count, config.conditionals) - min(done, config.conditionals))
             number += 1
     return {part: _Lesson(*map(torch.cat, zip(*lessons, strict=True))) for part, lessons in found.items()}
 

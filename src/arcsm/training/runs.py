@@ -213,6 +213,7 @@ class RunRows(NamedTuple):
 def rows_of_run(run: Run[RunConfig, AutoregressiveModel], seed: int) -> RunRows:
     """Return training rows of a run, at most 20,000, and its held-out rows."""
     dataset = load_dataset(run.config.data, run.config.train.seed)
+    warn_if_data_changed(run.folder, dataset)
     train, labels = dataset.train_rows(_MAX_ROWS), _labels(run.model, dataset)
     train_labels = labels.get("train")
     return RunRows(
