@@ -27,7 +27,7 @@ from arcsm import (
     fit,
 )
 from arcsm.errors import TrainingWarning
-from arcsm.training import distillation
+from arcsm.training import lessons
 
 LADDER = NoiseLadder(2.0, 0.3, 5)
 QUICK = DistilConfig(conditionals=6_000, steps=600, hidden_features=(32, 32), report_rows=400, device="cpu")
@@ -193,9 +193,9 @@ def test_conditions_are_those_of_the_teacher() -> None:
 
 def test_given_rows_are_used_however_wide_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = list[bool]()
-    draw = distillation._Rows.draw
+    draw = lessons.TeacherRows.draw
     monkeypatch.setattr(
-        distillation._Rows, "draw", lambda rows, n, number: (kinds.append(number % 2 == 1), draw(rows, n, number))[1]
+        lessons.TeacherRows, "draw", lambda rows, n, number: (kinds.append(number % 2 == 1), draw(rows, n, number))[1]
     )
     model = AutoregressiveModel(MADE(100, 4, (16,)), ScoreHead(4, (16,)), LADDER)
     distil(model, torch.randn(50, 100), config=QUICK.model_copy(update={"steps": 2, "conditionals": 3_000}))

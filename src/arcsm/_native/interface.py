@@ -165,7 +165,7 @@ class PointHead(ctypes.Structure):
 
 
 class SplineNetwork(ctypes.Structure):
-    """``spline_head`` of spline.c."""
+    """``spline_network`` of spline.c."""
 
     _fields_ = (
         ("bins", ctypes.c_long),

@@ -18,11 +18,11 @@ typedef struct {
     float least_share, least_slope; /* of a bin in all, and of the spline at its knots */
     float slope_offset;             /* what makes slopes 1 where the network gives 0 */
     float least_scale, most_scale;
-} spline_head;
+} spline_network;
 
 static long tile_vectors(long count) { return vectors_for(count < TILE ? count : TILE); }
 
-static long most_units(const spline_head *h)
+static long most_units(const spline_network *h)
 {
     long most = 0;
     for (long l = 0; l <= h->layers; l++)
@@ -61,7 +61,7 @@ INLINE vec softplus(vec z)
 }
 
 /* Writes the inner ends of bins whose sizes are `raw`, K rows on a log scale, to K - 1 rows of `to`. */
-static void write_knots(const spline_head *h, matrix raw, matrix to, long w)
+static void write_knots(const spline_network *h, matrix raw, matrix to, long w)
 {
     const long bins = h->bins;
     vec most = row(raw, 0)[w], total = broadcast(0.0f), sum = broadcast(0.0f);
@@ -78,7 +78,7 @@ static void write_knots(const spline_head *h, matrix raw, matrix to, long w)
     }
 }
 
-size_t spline_workspace_bytes(const spline_head *h, long count)
+size_t spline_workspace_bytes(const spline_network *h, long count)
 {
     size_t used = 0;
     const long width = tile_vectors(count), most = most_units(h);
@@ -90,7 +90,7 @@ size_t spline_workspace_bytes(const spline_head *h, long count)
 
 /* Writes projections (N, 3 K + 1) of contexts (N, C), whose rows are `next` numbers apart: location, log scale, inner
  * knots, the values of the spline there, and its slopes at all knots. */
-void spline_project(const spline_head *h, long count, const float *context, long next, float *out, vec *workspace)
+void spline_project(const spline_network *h, long count, const float *context, long next, float *out, vec *workspace)
 {
     size_t used = 0;
     const long bins = h->bins, parameters = 3 * bins + 1, width = tile_vectors(count), most = most_units(h);

@@ -15,7 +15,7 @@ _MIN_POINTS_PER_THREAD = 1_024
 
 
 class SplineLimits(NamedTuple):
-    """The constants of a spline; see ``spline_head`` of spline.c."""
+    """The constants of a spline; see ``spline_network`` of spline.c."""
 
     bins: int
     bound: float

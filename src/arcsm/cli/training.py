@@ -95,15 +95,15 @@ def distil(
     out: Annotated[Path, Option(help="A new folder, or a .safetensors file, for the model.")],
     steps: Annotated[int, Option(help="Steps of the training.", min=1)] = DistilConfig().steps,
     without_data: Annotated[
-        bool, Option("--without-data", help="Learn from samples alone, not from the data of the run too.")
+        bool, Option("--without-data", help="Learn from samples only, without the data of the run.")
     ] = False,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
     """Turn a trained model into one whose densities, quantiles and samples take one evaluation each.
 
-    The commands sample, score and info take it. The first line of the result says how far its density is from that of
-    the trained model, in nats a row.
+    The commands sample, score and info accept the result. The first line printed is the Kullback-Leibler divergence
+    from the trained model, in nats a row.
     """
     if kind_at(run).config is not RunConfig:
         raise ValueError(f"{run}: holds an autoencoder; only densities can be distilled")

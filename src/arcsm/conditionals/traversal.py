@@ -89,7 +89,7 @@ def map_conditionals(
         found, unconverged = [], 0
         for one, columns in head_parts:
             its = slice(None) if len(columns) == features else list(columns)
-            project = one.in_single_precision if single and one.normalised else one.project
+            project = one.in_single_precision if single else one.project
             conditionals = build(project(contexts[:, its]).flatten(0, 1), one)
             values = flat[part][:, its].reshape(-1)
             result = function(conditionals, values.nan_to_num(nan=0.0), columns)

@@ -49,8 +49,8 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         hidden_features: As in :class:`ScoreDensity`. ``"auto"``: two layers of 128.
         validation_fraction: As in :class:`ScoreDensity`, like all other arguments; the held-out rows also calibrate the
             p-values.
-        fast: Whether to score rows several times faster, by closed forms that are nearly the fitted density. They are
-            learned from it after the fit, which takes longer; see :func:`arcsm.distil`.
+        fast: Whether to score rows faster, by closed forms that approximate the fitted density. They are learned from
+            it at the end of the fit, which takes longer; see :func:`arcsm.distil`.
 
     Attributes:
         offset_: The threshold of :meth:`score_samples`.

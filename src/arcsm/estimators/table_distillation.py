@@ -8,9 +8,8 @@ from torch import Tensor
 
 from arcsm.errors import TrainingWarning, warn
 from arcsm.estimators.table_model import TableModel
-from arcsm.training.distillation import DistilConfig, distil
+from arcsm.training.distillation import MUCH_LOST, DistilConfig, distil
 
-_POOR = 0.1  # nats a row, from which on a warning is due
 _REACH_ROWS = 250  # that show how far a density leaks beyond the ends of columns
 
 
@@ -25,7 +24,7 @@ def distilled_table(table: TableModel, rows: Tensor, config: DistilConfig, progr
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TrainingWarning)  # which is about settings of distil
         student = distil(table.model, table.inputs(rows), level=table.level, config=config, progress=progress)
-    if (lost := student.metadata["distillation"]["kl"]["mean"]) > _POOR:
+    if (lost := student.metadata["distillation"]["kl"]["mean"]) > MUCH_LOST:
         warn(f"fast: the closed forms lost {lost:.2g} nats a row; use fast=False if ranks of rows matter")
     fast = replace(table, model=student, level=0, reach=dict(table.reach), _single=None)
     fast.measure_reach(rows[torch.linspace(0, len(rows) - 1, min(_REACH_ROWS, len(rows))).long()])

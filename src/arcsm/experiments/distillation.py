@@ -1,6 +1,6 @@
 """What a distilled model loses and gains: log densities of UCI tables, and outliers in tables of ADBench.
 
-Both models of a table come from one fit. Only tables on which defaults were examined have labels of outliers here.
+Both models of a table come from one fit. Outliers are those of tables on which our defaults were examined.
 """
 
 import time

@@ -49,8 +49,8 @@ class SplineHead(NormalisedHead):
 
     The spline :math:`g` maps :math:`[-B, B]` to itself, and is linear elsewhere, so that the tails are Gaussian.
     Location, scale and spline depend on the context through a perceptron, or one linear layer. Density, distribution
-    function and quantile have closed forms. Train it by likelihood, ``objective="mle"``, or give it the density of a
-    model with scores, :func:`arcsm.distil`. The density is continuous, but its score jumps at the knots of the spline.
+    function and quantile have closed forms. Train it by likelihood, ``objective="mle"``, or distil it from a model
+    with scores, :func:`arcsm.distil`. The density is continuous, but its score jumps at the knots of the spline.
 
     The convolution with noise has no closed form: a model with this head has no ladder.
 
@@ -112,7 +112,7 @@ class SplineHead(NormalisedHead):
         projection = self._project((context if units is None else units.inner).float())
         if projection is None:
             return self.project(context)
-        # of a location, the digits matter that are left in units of a small scale
+        # relative to a small scale, a location needs all of its digits
         return projection if units is None else self._in_units(projection.to(context.dtype), units)
 
     @staticmethod
@@ -123,10 +123,10 @@ class SplineHead(NormalisedHead):
 
     def _project(self, inner: Tensor) -> Tensor | None:
         """Return projections in units of the location and the scale in single precision, from C; ``None`` without."""
-        layers = [(layer.weight.float(), layer.bias.float()) for layer in (*self.hidden, self.parameters_of)]
-        if not may_evaluate() or not supports(inner, *(t.detach() for layer in layers for t in layer)):
+        if not may_evaluate():
             return None
-        if not available():
+        layers = [(layer.weight.float(), layer.bias.float()) for layer in (*self.hidden, self.parameters_of)]
+        if not supports(inner, *(t.detach() for layer in layers for t in layer)) or not available():
             return None
         limits = SplineLimits(
             self.bins, self.bound, _LEAST_WIDTH, _LEAST_SLOPE, _SLOPE_OFFSET,
