@@ -2,6 +2,9 @@
 
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
@@ -43,13 +46,27 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     warnings.warn(message, category, stacklevel=level)
 
 
+_may_wait = ContextVar("may_wait", default=True)
+
+
+@contextmanager
+def without_waiting() -> Iterator[None]:
+    """Within the block, the host waits for no values on an accelerator: neither checks nor shapes depend on them."""
+    token = _may_wait.set(False)
+    try:
+        yield
+    finally:
+        _may_wait.reset(token)
+
+
 def readable(x: Tensor) -> Tensor | None:
     """Return the tensor whose values a check may read.
 
-    That is ``None`` for a meta tensor, and while ``torch.compile`` or ``torch.export`` trace a program, which cannot
-    branch on values. In ``torch.func.vmap`` and ``grad``, it is the tensor inside the wrappers, with all rows.
+    That is ``None`` for a meta tensor, within :func:`without_waiting` for one on an accelerator, and while
+    ``torch.compile`` or ``torch.export`` trace a program, which cannot branch on values. In ``torch.func.vmap`` and
+    ``grad``, it is the tensor inside the wrappers, with all rows.
     """
-    if torch.compiler.is_compiling() or x.is_meta:
+    if torch.compiler.is_compiling() or x.is_meta or not (x.device.type == "cpu" or _may_wait.get()):
         return None
     functorch = torch._C._functorch
     while functorch.is_functorch_wrapped_tensor(x):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from arcsm._runtime.batching import ROWS, even_slices, slices_of
+from arcsm._runtime.devices import widest_float
 
 _ACCELERATOR_BLOCK = 1 << 14  # small blocks would leave an accelerator idle
 
@@ -132,10 +133,10 @@ def dequantised(x: Tensor, width: Tensor | float, source: Source) -> Tensor:
 
     ``x`` are lower edges of cells, ``(N, D)``, and ``width`` their widths, ``()`` or ``(D,)``; 0 for continuous values.
     """
-    width = torch.as_tensor(width, dtype=x.dtype, device=x.device)
-    if not bool((width > 0.0).any()):
+    width = torch.as_tensor(width)
+    if width.device.type == "cpu" and not bool((width > 0.0).any()):  # another device would have to be waited for
         return x
-    return x + width * uniform_like(x, source)
+    return x + width.to(x) * uniform_like(x, source)
 
 
 def rademacher_like(x: Tensor, source: Source) -> Tensor:
@@ -144,14 +145,15 @@ def rademacher_like(x: Tensor, source: Source) -> Tensor:
 
 
 def stratified_uniform_like(x: Tensor, source: Source) -> Tensor:
-    """Draw numbers in [0, 1), in double precision, that cover the interval evenly over the whole batch ``(B, ...)``.
+    """Draw numbers in [0, 1), in double precision if possible, that cover it evenly over the whole batch ``(B, ...)``.
 
     They are a Weyl sequence with a random start: each is uniform, but their mean varies far less than that of
     independent numbers.
     """
     generator = source.generator if isinstance(source, Share) else source
-    start = torch.rand((), generator=generator, device=x.device, dtype=torch.float64)
-    index = torch.arange(x.numel(), device=x.device, dtype=torch.float64)
+    dtype = widest_float(x.device)
+    start = torch.rand((), generator=generator, device=x.device, dtype=dtype)
+    index = torch.arange(x.numel(), device=x.device, dtype=dtype)
     if isinstance(source, Share) and len(x):
         index += source.first * (x.numel() // len(x))
     return ((index * _GOLDEN_RATIO + start) % 1.0).reshape(x.shape)

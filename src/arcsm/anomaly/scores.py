@@ -20,6 +20,7 @@ from torch import Tensor
 
 from arcsm._runtime.progress import track
 from arcsm.anomaly.pit import pit_statistics
+from arcsm.conditionals import Count
 from arcsm.conditionals.conditionals import Accuracy, choose_method
 from arcsm.conditionals.located import conditionals_class
 from arcsm.conditionals.traversal import warn_unconverged
@@ -110,7 +111,8 @@ def outlier_scores(
     chosen = [choose_method(model.head, model.path(), method) for method in methods]
     accuracy, order = Accuracy(tol, max_evaluations), list(model.context.order)
     log_scale = torch.log(model.scale.double()).sum()
-    tables, unconverged = [], 0
+    tables = []
+    unconverged: Count = 0
     with track("scoring", len(x), progress) as advance:
         for z, projection in _project(model, x):
             s = [model.head.projected_score(projection, z, sigma).double() for sigma in sigmas]  # L of (B, D)

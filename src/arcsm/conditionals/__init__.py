@@ -4,6 +4,7 @@ from arcsm.conditionals.conditionals import (
     SINGLE_TOLERANCE,
     Accuracy,
     Conditionals,
+    Count,
     EvaluationCache,
     Method,
     choose_method,
@@ -11,5 +12,6 @@ from arcsm.conditionals.conditionals import (
 )
 
 __all__ = [
-    "SINGLE_TOLERANCE", "Accuracy", "Conditionals", "EvaluationCache", "Method", "choose_method", "compiled_scores",
+    "SINGLE_TOLERANCE", "Accuracy", "Conditionals", "Count", "EvaluationCache", "Method", "choose_method",
+    "compiled_scores",
 ]  # fmt: skip

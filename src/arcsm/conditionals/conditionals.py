@@ -17,16 +17,19 @@ from torch import Tensor, nn
 
 from arcsm import _native
 from arcsm._native import ScoreLevels, Step
+from arcsm._runtime.devices import constant
 from arcsm._runtime.memory import Workspace
 from arcsm.conditionals.cell_means import log_mean_density
 from arcsm.conditionals.flow import Carried, LevelScore, follow
-from arcsm.conditionals.piecewise import PiecewiseDensity, constant, in_tails
+from arcsm.conditionals.piecewise import PiecewiseDensity, in_tails
 from arcsm.conditionals.quadrature import TailFunction, evaluate_nodes, from_nodes, integrate
 from arcsm.errors import AccuracyWarning, warn
 from arcsm.heads import Head, LocatedHead, NormalisedHead, ScoreHead
 from arcsm.heads.score import WINDOW_END_WIDTHS
 
 Method = Literal["closed_form", "flow", "quadrature"]
+#: A number of integrals; a tensor ``()`` if the host has not asked the device for it yet.
+Count = int | Tensor
 
 #: Initial nodes on the right of zero, in widths of the base Gaussian: dense where most of the mass is, and extending
 #: to where the score is exactly linear.
@@ -39,6 +42,8 @@ _MAX_TAIL_SHARE = 1e-3  # of the mass outside the range of a head that may have 
 #: Nats; rounding in single precision changes log densities by about a tenth of it.
 SINGLE_TOLERANCE = 1e-4
 CONDITIONALS_AT_A_TIME = 4096  #: conditionals integrated together
+_ACCELERATOR_CONDITIONALS_AT_A_TIME = 1 << 16  # fewer would leave an accelerator idle
+NEWTON_STEPS = 4  #: for a quantile, where the host does not look at the error
 _BLOCK_BYTES = 1 << 21  # activations of one layer that each thread evaluates at a time; larger blocks miss the cache
 
 
@@ -90,10 +95,13 @@ class Conditionals:
             the flow.
         method: How densities are normalised.
         accuracy: Accuracy of the integration.
-        unconverged: Number of integrals so far that missed the tolerance.
+        unconverged: Number of integrals so far that missed the tolerance; on the device of the conditionals unless the
+            host looks at it.
         cache: May be shared with other conditionals of the same head in the same thread.
         compiled: The scores of the head in C, from :func:`compiled_scores`.
         single: Whether they take the place of a head in double precision, too.
+        looks: How often the host looks at errors, to take more steps and nodes where they are needed: whenever useful,
+            once, or never. Without a look, shapes do not depend on values; what misses the tolerance is counted.
     """
 
     head: Head
@@ -102,10 +110,11 @@ class Conditionals:
     method: Method
     accuracy: Accuracy = Accuracy()
     continuous: bool = False
-    unconverged: int = 0
+    unconverged: Count = 0
     cache: EvaluationCache = field(default_factory=EvaluationCache)
     compiled: ScoreLevels | None = None
     single: bool = False
+    looks: int | None = None
 
     def __len__(self) -> int:
         return len(self.projection)
@@ -128,6 +137,11 @@ class Conditionals:
     def data_std(self) -> float:
         """Standard deviation of the base Gaussian, as large as that of the data."""
         return self.head.data_std if isinstance(self.head, ScoreHead) else 1.0
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the conditionals are on a device that works while the host goes on."""
+        return self.projection.device.type != "cpu"
 
     def is_noise(self, sigma: float | None) -> bool:
         """Return whether the noise at a level is at least as large as the data, so that no mode is narrow."""
@@ -255,6 +269,9 @@ class Conditionals:
         for rows in self._chunks():
             density = self.density(rows, self._quadrature_sigma, nodes=None if nodes is None else nodes[rows])
             part = u[rows, None].double()
+            if self.looks is not None:
+                parts.append(density.icdf(part, NEWTON_STEPS, waits=False)[:, 0])
+                continue
             x = density.icdf(part, tolerance=tolerance)[:, 0]
             tails = in_tails(part)
             if len(tails):
@@ -293,10 +310,14 @@ class Conditionals:
         path = (self.path[0], self.path[-1]) if self.continuous and len(self.path) > 1 else self.path
         carried = follow(
             scores, x, path[::-1] if up else path, tol, self.data_std, tail, self.accuracy.max_evaluations,
-            solve if self._usable() else None,
+            solve if self._usable() else None, self.looks,
         )  # fmt: skip
-        self.unconverged += int((~carried.converged).sum())
+        self._count(carried.converged)
         return carried
+
+    def _count(self, converged: Tensor) -> None:
+        missed = (~converged).sum()
+        self.unconverged += int(missed) if self.looks is None else missed
 
     def density(
         self,
@@ -313,14 +334,15 @@ class Conditionals:
         """
         part = replace(self, projection=self.projection[rows], unconverged=0)
         if nodes is None:
-            half_grid = _HALF_GRID_OF_NOISE if self.method == "flow" or self.is_noise(sigma) else _HALF_GRID
+            is_noise = self.method == "flow" or self.is_noise(sigma)
+            half_grid = _HALF_GRID_OF_NOISE if is_noise and self.looks is None else _HALF_GRID
             nodes = starting_nodes(self.head, part.projection, sigma, half_grid)
         density = integrate(
             lambda x, rows: part.score_and_derivative(x, rows, sigma), nodes, anchor,
             self.accuracy.tol, self.accuracy.max_evaluations, known_tail(self.head, sigma, nodes), sigma or 0.0,
-            at_anchor,
+            at_anchor, self.looks is None,
         )  # fmt: skip
-        self.unconverged += int((~density.converged).sum())
+        self._count(density.converged)
         if isinstance(self.head, ScoreHead) and not self.head.has_original_score:
             _check_range(self.head, density)
         return density
@@ -358,8 +380,24 @@ class Conditionals:
 
         Return the results, ``(*, N)`` in double precision, and the log slope of the flow down from there, ``(N,)``.
         """
+        if self.looks is not None or not self.is_remote or self.method != "flow":
+            return self._integrate_once(x, function)[:2]
+        first = replace(self, looks=1)  # each look costs time, and few conditionals need a second one
+        results, log_slope, converged = first._integrate_once(x, function)
+        rows = (~converged).nonzero()[:, 0]
+        if len(rows):
+            again = replace(self, projection=self.projection[rows], unconverged=0)
+            results[..., rows], log_slope[rows], _ = again._integrate_once(x[rows], function)
+            self.unconverged += again.unconverged
+        return results, log_slope
+
+    def _integrate_once(
+        self, x: Tensor, function: Callable[[PiecewiseDensity, Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what :meth:`_integrate` does, and which results are as accurate as they should be, ``(N,)``."""
+        converged = torch.ones_like(x, dtype=torch.bool)
         if self.method == "flow":
-            x, log_slope, _, near, *at_near = self.carry(x.to(self.dtype), self.accuracy.tol, up=True)
+            x, log_slope, converged, near, *at_near = self.carry(x.to(self.dtype), self.accuracy.tol, up=True)
         else:
             near, log_slope, at_near = x, torch.zeros_like(x), []
         results = []
@@ -367,10 +405,12 @@ class Conditionals:
             known = (at_near[0][rows], at_near[1][rows]) if at_near else None
             density = self.density(rows, self._quadrature_sigma, near[rows].double(), at_anchor=known)
             results.append(function(density, x[rows, None].double())[..., 0])
-        return torch.cat(results, -1), -log_slope
+            converged[rows] &= density.converged
+        return torch.cat(results, -1), -log_slope, converged
 
     def _chunks(self) -> list[slice]:
-        return [slice(start, start + CONDITIONALS_AT_A_TIME) for start in range(0, len(self), CONDITIONALS_AT_A_TIME)]
+        size = _ACCELERATOR_CONDITIONALS_AT_A_TIME if self.is_remote else CONDITIONALS_AT_A_TIME
+        return [slice(start, start + size) for start in range(0, len(self), size)]
 
 
 def compiled_scores(head: Head) -> ScoreLevels | None:
@@ -416,11 +456,15 @@ def _check_range(head: ScoreHead, density: PiecewiseDensity) -> None:
 
 
 def known_tail(head: Head, sigma: float | None, nodes: Tensor) -> TailFunction | None:
-    """Return the score and derivative at the outer nodes of ``(N, K)`` as a function, if they need no network."""
+    """Return the score and derivative at the outer nodes of ``(N, K)`` as a function, if they need no network.
+
+    The outer nodes on an accelerator, which would have to be waited for, are taken to be those of
+    :func:`starting_nodes`.
+    """
     if not isinstance(head, ScoreHead) or not head.has_original_score:
         return None
     start = head.tail_start(sigma) * (1.0 - 1e-12)
-    in_tails = bool((torch.minimum(-nodes[:, 0], nodes[:, -1]) >= start).all())
+    in_tails = nodes.device.type != "cpu" or bool((torch.minimum(-nodes[:, 0], nodes[:, -1]) >= start).all())
     return partial(head.tail_score_and_derivative, sigma) if in_tails else None
 
 

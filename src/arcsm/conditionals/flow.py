@@ -41,6 +41,8 @@ _OFFSET = 0.02  # sigma_c, in data_std: far below the width of most conditionals
 _REFINEMENT = 1.5  # ratio of the lengths of steps from one attempt to the next
 _MAX_REFINEMENTS = 4  # from one attempt to the next
 _ESTIMATE = 70.0  # estimated over actual errors of log densities
+_SECOND_ATTEMPT = 4  # of the points that need it, if the host looks once
+_ONLY_ATTEMPT = 1  # of all points, if it never looks
 _MIN_TOLERANCE = 128.0  # in units of the rounding error
 _ROUNDING = 32.0  # the same, of a point
 
@@ -69,6 +71,7 @@ def follow(
     tail: float = math.inf,
     max_evaluations: int = 512,
     solver: Solver | None = None,
+    looks: int | None = None,
 ) -> Carried:
     """Carry points from the first noise level of a path to the last one, up or down.
 
@@ -82,6 +85,8 @@ def follow(
         max_evaluations: Largest number of evaluations for one point and attempt. Points that need more have not
             converged.
         solver: Takes the steps in place of torch.
+        looks: How often the host looks at the errors, to follow again what needs it: 0, 1, or whenever useful. If
+            never, all points take slightly shorter steps, and no shape depends on values.
     """
     first, last = (math.hypot(sigma, data_std) for sigma in (path[0], path[-1]))
     y = x / first
@@ -96,12 +101,10 @@ def follow(
     tolerance, rounding = max(tolerance, _MIN_TOLERANCE * eps), _ROUNDING * eps
     path, offset = tuple(path), _OFFSET * data_std
     lengths = _lengths(path, tolerance, offset, max_evaluations)
-    attempt = torch.where(y.abs() < tail, 0, -1)  # the next one of each point
-    for number, length in enumerate(lengths):
-        rows = (attempt == number).nonzero()[:, 0]
-        if not len(rows):
-            continue
-        schedule = _schedule(path, length, offset)
+
+    def attempt(number: int, rows: Tensor) -> Tensor:
+        """Follow some points and return their errors, ``(n,)``."""
+        schedule = _schedule(path, lengths[number], offset)
         part, error = (
             _solve(scores(rows), y[rows], schedule, data_std, rounding)
             if solver is None
@@ -111,11 +114,32 @@ def follow(
         for whole, values in zip(found, part, strict=True):
             whole[rows] = values
         found.converged[rows] = error <= tolerance
-        shorter = torch.log(error / tolerance) / (_ORDER * math.log(_REFINEMENT))
-        following = number + shorter.ceil().clamp(1, _MAX_REFINEMENTS)
-        following = following.clamp(max=max(number + 1, len(lengths) - 1))
-        attempt[rows] = torch.where(error > tolerance, following, -1.0).long()
+        return error
+
+    inside, last_attempt = y.abs() < tail, len(lengths) - 1
+    if looks is None:
+        _refine_where_needed(attempt, torch.where(inside, 0, -1), last_attempt, tolerance)
+        return found._replace(x=found.x * last, log_slope=found.log_slope + math.log(last / first))
+    outside = Carried(*(values.clone() for values in found))
+    attempt(0 if looks else min(_ONLY_ATTEMPT, last_attempt), torch.arange(len(y), device=y.device))
+    if looks and len(rows := (inside & ~found.converged).nonzero()[:, 0]):
+        attempt(min(_SECOND_ATTEMPT, last_attempt), rows)
+    found = Carried(*(torch.where(inside, *both) for both in zip(found, outside, strict=True)))
     return found._replace(x=found.x * last, log_slope=found.log_slope + math.log(last / first))
+
+
+def _refine_where_needed(
+    attempt: Callable[[int, Tensor], Tensor], following: Tensor, last: int, tolerance: float
+) -> None:
+    """Make the attempts that each point needs, the next of which is ``following (N,)``, or -1 if there is none."""
+    for number in range(last + 1):
+        rows = (following == number).nonzero()[:, 0]
+        if not len(rows):
+            continue
+        error = attempt(number, rows)
+        shorter = torch.log(error / tolerance) / (_ORDER * math.log(_REFINEMENT))
+        numbers = (number + shorter.ceil().clamp(1, _MAX_REFINEMENTS)).clamp(max=max(number + 1, last))
+        following[rows] = torch.where(error > tolerance, numbers, -1.0).long()
 
 
 def _solve(

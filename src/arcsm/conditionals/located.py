@@ -21,7 +21,7 @@ class LocatedConditionals(Conditionals):
         projection = self.projection[:, :-2].contiguous()
         return Conditionals(
             self.head.inner, projection, self.path, self.method, self.accuracy, self.continuous,
-            cache=self.cache, compiled=self.compiled,
+            cache=self.cache, compiled=self.compiled, looks=self.looks,
         )  # fmt: skip
 
     @property

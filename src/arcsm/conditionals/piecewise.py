@@ -15,16 +15,16 @@ References:
     Adaptive Quadrature - Revisited (Gander and Gautschi, BIT 2000)
 """
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from arcsm._native import Rule
+from arcsm._runtime.devices import constant
 
 _ALPHA, _BETA = math.sqrt(2.0 / 3.0), math.sqrt(0.2)
 #: Interior points on [0, 1] of the Lobatto-Kronrod rule. With the ends, its degree is 9.
@@ -82,11 +82,12 @@ class PiecewiseDensity:
         mass = torch.where(x < self.x[:, :1], left, inside)
         return torch.where(x > self.x[:, -1:], 1.0 - right / total, mass / total).clamp(0.0, 1.0)
 
-    def icdf(self, u: Tensor, iterations: int = 60, tolerance: float = 1e-10) -> Tensor:
+    def icdf(self, u: Tensor, iterations: int = 60, tolerance: float = 1e-10, waits: bool = True) -> Tensor:
         """Return the inverse of :meth:`cdf` at ``u (N, M)`` in (0, 1).
 
         Newton steps on the mass within a cell, each inside a shrinking bracket, continue until none is longer than
-        ``tolerance`` cell widths. The remaining error is about the square of that.
+        ``tolerance`` cell widths. The remaining error is about the square of that. If the host does not wait for the
+        result (``waits``), it takes all ``iterations``.
         """
         target = u * torch.exp(self.log_mass)[:, None]
         cumulative = self._cumulative()  # (N, K)
@@ -103,12 +104,12 @@ class PiecewiseDensity:
             excess = height * t * mean - remainder
             low, high = torch.where(excess <= 0, t, low), torch.where(excess >= 0, t, high)
             newton = t - excess / (height * end).clamp(min=_TINY)
-            inside = (newton > low) & (newton < high)
+            inside = (newton >= low) & (newton <= high)
             length = torch.where(inside, (newton - t).abs(), (high - low).sqrt())  # bisection does not square the error
             t = torch.where(inside, newton, 0.5 * (low + high))
-            if bool((length <= tolerance).all()):
+            if waits and bool((length <= tolerance).all()):
                 break
-        return self._with_tail_quantiles(target, self.x.gather(1, cell) + t * width)
+        return self._with_tail_quantiles(target, self.x.gather(1, cell) + t * width, waits)
 
     def precise_cdf(self, x: Tensor) -> Tensor:
         """Return :meth:`cdf` at ``x (N, 1)``; in the tails, accurate relative to the smaller of it and 1 minus it."""
@@ -197,12 +198,12 @@ class PiecewiseDensity:
         """Return the mass left of each node, ``(N, K)``."""
         return torch.cat([self.tails[:, :1], self.tails[:, :1] + self.cells.cumsum(1)], 1)
 
-    def _with_tail_quantiles(self, target: Tensor, x: Tensor) -> Tensor:
+    def _with_tail_quantiles(self, target: Tensor, x: Tensor, waits: bool) -> Tensor:
         """Replace quantiles ``x`` in the tails, given the mass on their left, ``(N, M)`` each."""
         for edge, mass, side in ((0, target, -1.0), (-1, torch.exp(self.log_mass)[:, None] - target, 1.0)):
             tail = self.tails[:, edge : edge + 1 or None]
             outside = mass < tail
-            if not bool(outside.any()):
+            if waits and not bool(outside.any()):
                 continue
             slope, curvature = side * self.s[:, edge, None], -self.ds[:, edge, None]
             # mass / tail = erfc(z + d sqrt(k / 2)) / erfc(z) for a Gaussian tail, exp(slope d) for an exponential one
@@ -283,13 +284,6 @@ def _mean_and_end(polynomial: tuple[Tensor, ...], t: Tensor) -> tuple[Tensor, Te
     points, weights = _rule(t)
     values = _exp(rise_at(polynomial, points * t))  # the last one is at t
     return _KRONROD_END + (weights * values).sum(0), values[-1]
-
-
-@functools.cache
-def constant(values: tuple[Any, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return a cached tensor of these values."""
-    with torch.inference_mode(False):  # an inference tensor could not be saved for backward
-        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _rule(like: Tensor) -> tuple[Tensor, Tensor]:

@@ -45,6 +45,7 @@ def integrate(
     tail: TailFunction | None = None,
     noise: float = 0.0,
     at_anchor: tuple[Tensor, Tensor] | None = None,
+    waits: bool = True,
 ) -> PiecewiseDensity:
     """Integrate ``N`` conditionals adaptively from their scores, in double precision and with error estimates.
 
@@ -65,6 +66,8 @@ def integrate(
             evaluated.
         noise: Standard deviation of noise in the values. No mode is narrower.
         at_anchor: Score and derivative at the anchors, ``(N,)`` each, if known.
+        waits: Whether the host looks at the errors, to split cells where needed. Else the initial nodes must do, and
+            are not checked.
 
     Example:
         >>> gaussian = lambda x, rows: (-(x - 3.0), torch.full_like(x, -1.0))
@@ -74,7 +77,7 @@ def integrate(
         1.0
     """
     nodes = torch.atleast_2d(nodes)
-    if nodes.shape[1] < 2 or bool((nodes.diff(dim=1) <= 0).any()):
+    if nodes.shape[1] < 2 or (waits and bool((nodes.diff(dim=1) <= 0).any())):
         raise ValueError("nodes: expected at least two ascending points per row")
     if anchor is not None:
         if tail is not None:  # beyond the outer nodes, the log density follows from theirs
@@ -96,6 +99,8 @@ def integrate(
         finished: list[tuple[Tensor, PiecewiseDensity]] = []
         while True:
             density, cell_errors, errors = _assess(x, s, ds, None if anchor is None else anchor[rows], tol, free, noise)
+            if not waits:
+                return density
             budget = min(_NEW_NODES, max_evaluations + free - x.shape[1])
             done = torch.ones_like(density.converged) if budget < 3 else density.converged
             if not finished and bool(done.all()):

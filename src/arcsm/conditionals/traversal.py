@@ -11,11 +11,12 @@ from torch import Tensor
 
 from arcsm._runtime.batching import ROWS, condition_rows, map_slices, slices_for_cores
 from arcsm._runtime.conditions import Condition, tensors_of
+from arcsm._runtime.devices import constant
 from arcsm._runtime.memory import keep_freed_memory
-from arcsm.conditionals.conditionals import Conditionals
+from arcsm.conditionals.conditionals import Conditionals, Count
 from arcsm.contexts import Context
 from arcsm.contexts.base import Order
-from arcsm.errors import AccuracyWarning, warn
+from arcsm.errors import AccuracyWarning, warn, without_waiting
 from arcsm.heads import Head
 
 _VALUES_AT_A_TIME = 1 << 17
@@ -74,7 +75,7 @@ def map_conditionals(
     rows = condition_rows(condition, z.ndim - 1)
     head_parts = head.parts(features)
     by_part = [d for part in head_parts for d in part.columns]
-    places = slice(None) if len(head_parts) == 1 else [by_part.index(d) for d in range(features)]
+    places = constant(tuple(by_part.index(d) for d in range(features)), torch.long, z.device)
 
     is_compiled = hasattr(context, "_orig_mod")
     contexts_of = context.in_single_precision if single and not is_compiled else context
@@ -84,11 +85,13 @@ def map_conditionals(
             return {}
         return {"order": order if order.ndim == 1 else order.reshape(-1, features)[part]}
 
-    def results(part: slice) -> tuple[Tensor, int]:
-        contexts = contexts_of(flat[part], rows(part), **order_of(part))  # (B, D, C)
-        found, unconverged = [], 0
+    def results(part: slice) -> tuple[Tensor, Count]:
+        with without_waiting():  # rows have been checked
+            contexts = contexts_of(flat[part], rows(part), **order_of(part))  # (B, D, C)
+        found: list[Tensor] = []
+        unconverged: Count = 0
         for one, columns in head_parts:
-            its = slice(None) if len(columns) == features else list(columns)
+            its = slice(None) if len(columns) == features else constant(tuple(columns), torch.long, z.device)
             project = one.in_single_precision if single else one.project
             conditionals = build(project(contexts[:, its]).flatten(0, 1), one)
             values = flat[part][:, its].reshape(-1)
@@ -96,7 +99,7 @@ def map_conditionals(
             result = torch.where(values.isnan(), torch.nan, result) if needs_values else result
             found.append(result.view(-1, len(columns)))
             unconverged += conditionals.unconverged
-        return torch.cat(found, 1)[:, places], unconverged
+        return found[0] if len(found) == 1 else torch.cat(found, 1)[:, places], unconverged
 
     parts = slices_for_cores(len(flat), max(1, min(ROWS, _VALUES_AT_A_TIME // features)), z.device)
     in_this_thread = with_gradients and torch.is_grad_enabled()
@@ -147,7 +150,7 @@ def ancestral(
     build: ConditionalsBuilder,
     advance: Callable[..., None] | None = None,
     order: Order | None = None,
-) -> int:
+) -> Count:
     """Choose the value of one dimension after another, by default in the order of the context (ancestral sampling).
 
     ``choose`` maps the conditionals of a dimension and its index to values ``(n,)``, which fill ``z (n, D)``. After
@@ -158,9 +161,10 @@ def ancestral(
     state = context.begin((len(z),), condition, *(() if order is None else (order,)))
     heads = {d: one for one, columns in head.parts(context.features) for d in columns}
     previous: Tensor | None = None
-    unconverged = 0
+    unconverged: Count = 0
     for d in context.order if order is None else context.check_order(order, ()).tolist():
-        conditionals = build(heads[d].project(context.step(state, previous)), heads[d])
+        with without_waiting():
+            conditionals = build(heads[d].project(context.step(state, previous)), heads[d])
         previous = choose(conditionals, d)
         absent = context.absent(state, d)
         previous = previous if absent is None else previous.masked_fill(absent, torch.nan)
@@ -171,8 +175,8 @@ def ancestral(
     return unconverged
 
 
-def warn_unconverged(unconverged: int, total: int) -> None:
+def warn_unconverged(unconverged: Count, total: int) -> None:
     """Warn if some integrals missed the requested tolerance; one conditional may have several."""
-    if unconverged:
+    if unconverged := int(unconverged):
         missed = f"{unconverged} integrals (of {total} conditionals) missed the tolerance"
         warn(f"{missed}; raise max_evaluations or tol", AccuracyWarning)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from arcsm._native import available, context_walk, may_evaluate, supports
 from arcsm._runtime.conditions import Condition
+from arcsm._runtime.devices import widest_float
 from arcsm._runtime.random import Source
 from arcsm._runtime.sizes import whole_numbers
 from arcsm.contexts.any_order_arguments import AnyOrderArguments
@@ -169,8 +170,15 @@ class AnyOrder(AnyOrderArguments):
         )  # fmt: skip
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        if self.base is not None and fn(torch.zeros(1)).dtype in (torch.float16, torch.bfloat16):
-            raise ValueError("located: the linear base of an AnyOrder needs single precision; train in bf16-mixed")
+        if self.base is not None:
+            moved = fn(torch.zeros(1))
+            if moved.dtype in (torch.float16, torch.bfloat16):
+                raise ValueError("located: the linear base of an AnyOrder needs single precision; train in bf16-mixed")
+            if widest_float(moved.device) != torch.float64:
+                raise ValueError(
+                    f"located: the linear base of an AnyOrder needs double precision, which {moved.device.type} does "
+                    'not have; use device="cpu"'
+                )
         return super()._apply(fn, recurse)
 
     @property
@@ -348,9 +356,7 @@ class AnyOrder(AnyOrderArguments):
             share = share * weights_of_sets(total, size, self.features, 1.0 - 0.5 * self.balance)
         share = share.expand_as(x).flatten()
         predicted = (present & ~known).flatten()
-        if (
-            readable(predicted) is not predicted
-        ):  # in a transform or a compiled graph, whose shapes cannot depend on values
+        if readable(predicted) is not predicted:  # shapes cannot depend on values
             return TrainingTerms(contexts, None, share * predicted)
         chosen = predicted.nonzero()[:, 0]  # (N,)
         return TrainingTerms(contexts[chosen], chosen, share[chosen])

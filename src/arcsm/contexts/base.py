@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from arcsm._runtime.conditions import CLASSES, VECTOR, Condition, check_type, combine, flatten_rows
+from arcsm._runtime.devices import constant
 from arcsm._runtime.random import Source
 from arcsm._runtime.sizes import check_size
 from arcsm.contexts.condition_nets import build_net, check_embeddings, condition_layer, embedding_size, net_config
@@ -212,9 +213,9 @@ class Context(nn.Module, ABC):
     def check_order(self, order: Order | None, batch_shape: Sequence[int]) -> Tensor:
         """Return an order as int64 ``(D,)`` or ``(*, D)`` on the device of the weights; ``self.order`` for ``None``."""
         features, device = self.features, next(self.parameters()).device
-        checked = torch.as_tensor(self.order if order is None else order, device=device)
         if order is None:
-            return checked
+            return constant(tuple(self.order), torch.long, device)
+        checked = torch.as_tensor(order, device=device)
         if checked.dtype not in _INTEGERS or checked.shape not in ((features,), (*batch_shape, features)):
             shapes = " or ".join(map(str, dict.fromkeys(((features,), (*batch_shape, features)))))
             raise ValueError(f"order: expected integers {shapes}, got {checked.dtype} {tuple(checked.shape)}")

@@ -28,7 +28,8 @@ def draw_sets(
         The numbers ``m`` and ``k``, ``(B, 1)``, and which values are in the sets, ``(B, D)``.
     """
     counted = ~x.isnan() if is_target is None else ~x.isnan() & is_target
-    counted[:, list(parents.of)] = False
+    for d in parents.of:
+        counted[:, d] = False
     priority = uniform_like(x, generator)
     rank = priority.masked_fill(~counted, 2.0).argsort(1).argsort(1)
     total = counted.sum(1, keepdim=True)

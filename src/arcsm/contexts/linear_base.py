@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from arcsm._runtime.devices import constant
 from arcsm.contexts.normal_moments import (
     Moments,
     PreciseModule,
@@ -82,7 +83,7 @@ class LinearBase(PreciseModule):
         found = torch.ones_like(self.mean)
         if not self.index:
             return found
-        moments, index = self._moments(), list(self.index)
+        moments, index = self._moments(), self._places
         mean = moments.mean.unsqueeze(0)
         scale = moments.predict(given_others, mean, torch.ones_like(mean) > 0.0).scale[0] * self.inflation[index]
         weight = self._weight(scale, self.slope[index].log())
@@ -167,7 +168,7 @@ class LinearBase(PreciseModule):
     def in_order(self, x: Tensor, known: Tensor, order: Tensor) -> "OnLine":
         """Return the same given the known values before each dimension in an order, ``(D,)`` or ``(B, D)``."""
         places = order.argsort(-1)
-        its = places[..., list(self.index)]
+        its = places[..., self._places]
         before = (its.unsqueeze(-2) < places.unsqueeze(-1)).sum(-1)  # dimensions on a line before each one
         return self._predicted(partial(in_order, order=its.argsort(-1)), x, known, before)
 
@@ -187,8 +188,8 @@ class LinearBase(PreciseModule):
         pairs, residuals = x.new_zeros(*x.shape, 2), x.new_zeros(*x.shape, 0)
         if not self.index:
             return OnLine(pairs, residuals)
-        moments, index = self._moments(), torch.tensor(self.index, device=x.device)
-        values, inflation = self._before_maps(x.double())[:, index], self.inflation[index]
+        moments, index = self._moments(), self._places
+        values, inflation = self._before_maps(x.to(self.mean.dtype))[:, index], self.inflation[index]
         is_known = known[:, index] > 0.0
         values = torch.where(is_known, values, moments.mean)
         found = moments.predict(predictor, values, is_known)
@@ -202,16 +203,22 @@ class LinearBase(PreciseModule):
             _, slope = self._after_maps(values)
             weight = self._weight(error * moments.deviation * inflation, slope.unsqueeze(1))
             every = torch.asinh(weight * its / inflation).to(pairs)  # (B, N, K)
-            sets = torch.as_tensor(sets, device=x.device)
+            if not isinstance(sets, Tensor):
+                sets = constant(tuple(sets), torch.long, x.device)
             if sets.ndim == 1:
                 residuals = every[:, sets]
             else:
                 residuals = every.gather(1, sets.unsqueeze(-1).expand(-1, -1, len(index)))
         return OnLine(pairs, residuals)
 
+    @property
+    def _places(self) -> Tensor:
+        """The dimensions on a line, ``(K,)``, on the device of the moments."""
+        return constant(self.index, torch.long, self.mean.device)
+
     def _moments(self) -> Moments:
         """Return the moments of the dimensions on a line."""
-        index = torch.tensor(self.index, device=self.mean.device)
+        index = self._places
         return Moments(self.mean[index], self.deviation[index], self.correlation[index[:, None], index])
 
     def _weight(self, scale: Tensor, slope: Tensor) -> Tensor:
@@ -219,7 +226,7 @@ class LinearBase(PreciseModule):
 
         Errors are relative to deviations, those of mapped numbers to their unit, with log slopes ``(*, K)``.
         """
-        index = list(self.index)
+        index = self._places
         relative = scale / self.deviation[index]
         if self.has_maps:
             relative = torch.where(self.exponent[index] == 1.0, relative, scale * slope.exp())
@@ -235,7 +242,7 @@ class LinearBase(PreciseModule):
         """Return values ``(B, K)`` of the dimensions on a line in standardised units, and log slopes of the maps."""
         if not self.has_maps:
             return values, torch.zeros_like(values)
-        index = list(self.index)
+        index = self._places
         exponent, unit = self.exponent[index], self.unit[index]
         mapped = (map_values(values, exponent) - self.shift[index]) / unit
         slope = log_slope(values, exponent) - unit.log()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from arcsm._native import available, may_train, normal_given_set, supports
+from arcsm._runtime.devices import constant
 from arcsm.contexts.normal_moments import Moments, PreciseModule, estimate_moments, given_set, some_rows
 
 _MAX_LEVELS = 16  # of a nominal dimension that takes part
@@ -122,13 +123,14 @@ class LinearFeatures(PreciseModule):
             sets: Which values are in the set of each dimension, ``(B, D, D)``: the second index is the set's.
         """
         found = [x.new_zeros(x.shape[0], 0, 2)]
-        found += [self(x, sets[:, d])[:, units] for d, units in self._units_of.items()]
+        for d, units in self._units_of.items():
+            found.append(self(x, sets[:, d])[:, constant(tuple(units), torch.long, x.device)])
         return torch.cat(found, 1)
 
     def _of_units(self, x: Tensor) -> Tensor:
         """Return the values of the units of rows ``(B, D)``, ``(B, K)``."""
-        values = x[:, self.owner].double()
-        is_level = torch.where(values.isnan(), values, (values.round() == self.level).double())
+        values = x[:, self.owner].to(self.mean.dtype)
+        is_level = torch.where(values.isnan(), values, (values.round() == self.level).to(values))
         return torch.where(self.level < 0, values, is_level)
 
 

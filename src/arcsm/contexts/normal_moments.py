@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from arcsm._runtime.devices import widest_float
 from arcsm.errors import readable
 
 _LEAST_EIGENVALUE = 1e-8  # of a correlation matrix: no error of a predictor is below its root
@@ -16,13 +17,19 @@ _EM_STEPS = 100  # at most
 
 
 class PreciseModule(nn.Module):
-    """A module whose moments stay in double precision when it is moved or converted, or narrow lines would be lost."""
+    """A module whose moments stay in double precision when it is moved or converted, or narrow lines would be lost.
+
+    A device without double precision (Apple's MPS) has them in single precision.
+    """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         precise = {name: buffer for name, buffer in self.named_buffers() if buffer.is_floating_point()}
+        for name, buffer in precise.items():
+            setattr(self, name, buffer.float())  # there may be no double precision where they go
         super()._apply(fn, recurse)
         for name, buffer in precise.items():
-            setattr(self, name, buffer.to(getattr(self, name).device))
+            device = getattr(self, name).device
+            setattr(self, name, buffer.to(device, widest_float(device)))
         return self
 
 
@@ -84,7 +91,7 @@ def in_order(matrix: Tensor, values: Tensor, known: Tensor, order: Tensor) -> Pr
     masked = _masked(matrix, known)
     rows, columns = index.unsqueeze(-1).expand_as(masked), index.unsqueeze(-2).expand_as(masked)
     lower = torch.linalg.cholesky(masked.gather(1, rows).gather(2, columns))
-    half = torch.linalg.solve_triangular(lower, (matrix * known.double().unsqueeze(-1)).gather(1, rows), upper=False)
+    half = torch.linalg.solve_triangular(lower, (matrix * known.to(matrix).unsqueeze(-1)).gather(1, rows), upper=False)
     half = half * (torch.arange(values.shape[1], device=values.device)[:, None] < place.unsqueeze(-2))  # those before
     errors = torch.linalg.solve_triangular(lower, arranged.unsqueeze(-1), upper=False)
 
@@ -127,7 +134,8 @@ def _standardised(product: Tensor, precision: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _inverse(lower: Tensor) -> Tensor:
-    return torch.linalg.solve_triangular(lower, torch.eye(lower.shape[-1]).to(lower).expand_as(lower), upper=False)
+    eye = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
+    return torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False)
 
 
 def _solve(lower: Tensor, values: Tensor) -> Tensor:

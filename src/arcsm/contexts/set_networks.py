@@ -20,6 +20,7 @@ from arcsm._native import (
 )
 from arcsm._runtime.compiled import Compiled, call
 from arcsm._runtime.conditions import Condition
+from arcsm._runtime.devices import constant
 from arcsm.errors import readable
 
 _FASTER = 30.0  # factor of the weights of linear predictions, which are learned sooner than others
@@ -104,7 +105,9 @@ class SetNetwork(nn.Module):
 
     def residual_weights(self, columns: Sequence[int]) -> Tensor | None:
         """Return the weights of the residuals of some columns in both hidden layers, ``(K, 2 H)``."""
-        return None if self.residual_weight is None else self.residual_weight[list(columns)] * self._slowly
+        if self.residual_weight is None:
+            return None
+        return self.residual_weight[constant(tuple(columns), torch.long, self.residual_weight.device)] * self._slowly
 
     def _with_residuals(self, sets: Sets, term: Tensor) -> Tensor:
         weight = self.residual_weights(sets.columns)
@@ -119,9 +122,10 @@ class SetNetwork(nn.Module):
     def of_one(self, sets: Sets, term: Tensor, d: int) -> Tensor:
         """Return the contexts of dimension ``d``, ``(B, C)``; the ``term`` is that of the condition."""
         contexts = torch.addmm(self.output_bias[d], self.hidden(sets, term), self.output_weight[d])
-        own = [unit for unit, owner in enumerate(self.owners) if owner == d]
-        if sets.linear is None or self.unit_weight is None or not own:
+        units = tuple(unit for unit, owner in enumerate(self.owners) if owner == d)
+        if sets.linear is None or self.unit_weight is None or not units:
             return contexts
+        own = constant(units, torch.long, contexts.device)
         return torch.addmm(contexts, sets.linear[:, own].flatten(1), _FASTER * self.unit_weight[own].flatten(0, 1))
 
     def of_all(self, sets: Sets, term: Tensor) -> Tensor:
@@ -152,7 +156,7 @@ class SetNetwork(nn.Module):
         if linear is None or self.unit_weight is None:
             return contexts
         terms = (linear.unsqueeze(-1) * (_FASTER * self.unit_weight)).sum(-2)  # (B, U, C)
-        owners = torch.tensor(self.owners, device=contexts.device)
+        owners = constant(tuple(self.owners), torch.long, contexts.device)
         every = terms.new_zeros(terms.shape[0], *self.output_bias.shape).index_add(1, owners, terms)
         return contexts + (every if dimensions is None else every[:, dimensions]).to(contexts)
 

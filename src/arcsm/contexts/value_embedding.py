@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from arcsm._native import ValueVectors, available, may_train, supports, value_sums_backward, value_sums_forward
 from arcsm._runtime.compiled import Compiled, call
+from arcsm._runtime.devices import constant
 from arcsm.contexts.made import FourierFeatures
 from arcsm.fourier_features import cosine_basis
 
@@ -31,10 +32,10 @@ class ValueEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         self.inputs = FourierFeatures(sinusoids, max_frequency)
-        self.numeric = [d for d, count in enumerate(levels) if not count]
-        self.nominal = [d for d, count in enumerate(levels) if count]
+        self.numeric = tuple(d for d, count in enumerate(levels) if not count)
+        self.nominal = tuple(d for d, count in enumerate(levels) if count)
         by_kind = self.numeric + self.nominal
-        self._places = [by_kind.index(d) for d in range(len(levels))]
+        self._places = tuple(by_kind.index(d) for d in range(len(levels)))
         of_sinusoids = self.inputs.frequencies**-decay
         amplitudes = torch.cat([torch.ones(1), of_sinusoids, of_sinusoids])
         self.register_buffer("amplitudes", amplitudes.unsqueeze(-1), persistent=False)
@@ -68,13 +69,17 @@ class ValueEmbedding(nn.Module):
         """Return vectors of values by some weights, and by the vectors of all levels."""
         vectors = []
         if self.numeric and weight is not None:
-            numbers = x[:, self.numeric] if self.nominal else x
+            numbers = x[:, constant(self.numeric, torch.long, x.device)] if self.nominal else x
             inputs = self.inputs(numbers).unflatten(-1, (-1, self.inputs.features)).transpose(0, 1)  # (D, B, P)
             hidden = torch.baddbmm(bias.unsqueeze(1), inputs, self.amplitudes * weight)
             vectors.append(F.silu(hidden).transpose(0, 1))  # (B, D, E)
         if self.nominal and table is not None:
-            vectors.append(F.embedding(self._clipped(x[:, self.nominal], slice(None)), table))
-        found = vectors[0] if len(vectors) == 1 else torch.cat(vectors, 1)[:, self._places]
+            vectors.append(
+                F.embedding(self._clipped(x[:, constant(self.nominal, torch.long, x.device)], slice(None)), table)
+            )
+        found = vectors[0]
+        if len(vectors) > 1:
+            found = torch.cat(vectors, 1)[:, constant(self._places, torch.long, x.device)]
         return found + presence
 
     def sums(self, x: Tensor, known: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from arcsm._runtime.batching import ROWS, condition_rows, slices_of
 from arcsm._runtime.conditions import Condition, map_condition
 from arcsm._runtime.progress import track
 from arcsm._runtime.random import open_uniform_like
+from arcsm.conditionals import Count
 from arcsm.conditionals.conditionals import EvaluationCache
 from arcsm.conditionals.traversal import warn_unconverged
 from arcsm.denoise.corruptions import Corruption, MissingValues, standardised_at
@@ -94,7 +95,8 @@ def particle_filter(
     rows = condition_rows(model.standardise_condition(condition, y.shape[:-1]), y.ndim - 1)
     build = model.conditionals_builder(level, method, None, tol, max_evaluations, EvaluationCache())
     size = max(1, ROWS // count)
-    batches, unconverged = [], 0
+    batches = []
+    unconverged: Count = 0
     with track("denoising", model.features * -(-len(flat) // size), progress) as advance:
         for part in slices_of(len(flat), size):
             batch = _Particles.start(model, flat[part], rows(part), count)

@@ -20,7 +20,7 @@ from arcsm._runtime.batching import ROWS, condition_rows, slices_of
 from arcsm._runtime.conditions import Condition
 from arcsm._runtime.progress import track
 from arcsm._runtime.random import open_uniform_like
-from arcsm.conditionals.conditionals import Conditionals, EvaluationCache
+from arcsm.conditionals.conditionals import Conditionals, Count, EvaluationCache
 from arcsm.conditionals.traversal import ConditionalsBuilder, ancestral, warn_unconverged
 from arcsm.denoise.corruptions import Corruption, standardised_at
 from arcsm.model import AutoregressiveModel
@@ -181,7 +181,8 @@ def _restore(
     flat = model.standardise(y).reshape(-1, model.features)
     mask = torch.ones_like(flat, dtype=torch.bool) if corrupted is None else corrupted.reshape(flat.shape)
     rows = condition_rows(model.standardise_condition(condition, y.shape[:-1]), y.ndim - 1)
-    z, unconverged = torch.zeros_like(flat), 0
+    z = torch.zeros_like(flat)
+    unconverged: Count = 0
     with track("denoising", model.features * -(-len(flat) // ROWS), progress) as advance:
         for part in slices_of(len(flat)):
 

@@ -133,7 +133,7 @@ class ScoreHead(Head):
         if sigma is None:
             one = like.new_ones(())
             return Scales(one * self.data_std, one / self.data_std, like.new_zeros(()))
-        sigma = torch.as_tensor(sigma, dtype=like.dtype, device=like.device)
+        sigma = sigma.to(like) if isinstance(sigma, Tensor) else like.new_full((), sigma)
         width = torch.sqrt(sigma.square() + self.data_std**2)
         return Scales(width, self.data_std / (sigma * width), sigma / self.data_std)
 
@@ -373,7 +373,12 @@ def _replace(tensor: Tensor, workspace: Workspace | None) -> Tensor | None:
 
 
 def _all_within(bound: Tensor, x: Tensor) -> bool:
-    """Return whether all values lie within a distance ``()`` from zero; not-a-number does not."""
+    """Return whether all values lie within a distance ``()`` from zero; not-a-number does not.
+
+    An accelerator would have to be waited for, so there the answer is no.
+    """
+    if x.device.type != "cpu":
+        return False
     return x.numel() == 0 or torch.linalg.vector_norm(x, math.inf).item() <= bound.item()
 
 

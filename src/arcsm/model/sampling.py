@@ -15,9 +15,10 @@ from torch import Tensor
 from arcsm import registry
 from arcsm._runtime.batching import condition_rows, slices_of
 from arcsm._runtime.conditions import Condition
+from arcsm._runtime.devices import constant
 from arcsm._runtime.progress import track
 from arcsm._runtime.random import Source, blocks_of, shares_of
-from arcsm.conditionals import Conditionals, EvaluationCache
+from arcsm.conditionals import Conditionals, Count, EvaluationCache
 from arcsm.conditionals.traversal import (
     Integration,
     ancestral,
@@ -62,14 +63,17 @@ class Sampling(ModelParts):
             raise ValueError(f"u: expected a torch.Tensor, got {type(u).__name__}")
         if u.shape[-1:] != (self.features,):
             raise ValueError(f"u: expected shape (*, {self.features}), got {tuple(u.shape)}")
-        last_level = (u == 1.0) & torch.tensor(self.discrete, device=u.device)
+        u = u.to(self.shift.device)
+        discrete = constant(tuple(self.discrete), torch.bool, u.device)
+        last_level = (u == 1.0) & discrete
         if not bool(((u > 0) & (u < 1) | last_level).all()):
             raise ValueError("u: expected values inside (0, 1); the CDF of a value far out rounds to 0 or 1")
         build = self.conditionals_builder(level, method, **checked_integration(integration))
         targets = u.reshape(-1, self.features).to(self.shift)
         tie = max(_TIE, _TIE_ROUNDINGS * torch.finfo(targets.dtype).eps)
-        targets = torch.where(torch.tensor(self.discrete, device=u.device), targets * (1.0 - tie), targets)
-        z, unconverged = torch.zeros_like(targets), 0
+        targets = torch.where(discrete, targets * (1.0 - tie), targets)
+        z = torch.zeros_like(targets)
+        unconverged: Count = 0
         rows = condition_rows(self.standardise_condition(condition, u.shape[:-1]), u.ndim - 1)
         order_arguments(self.context, order)  # raises unless the context has it
         for part in slices_of(len(targets)):
@@ -146,7 +150,8 @@ class Sampling(ModelParts):
         low, high = self._bounds(bounds, path)
         build = self.conditionals_builder(level, steps=steps, cache=EvaluationCache())
         rows = condition_rows(self.standardise_condition(condition, (n,)), 1)
-        z, unconverged = self.shift.new_zeros(n, self.features), 0
+        z = self.shift.new_zeros(n, self.features)
+        unconverged: Count = 0
         blocks = blocks_of(n, batch_size, z.device)
         with track("sampling", self.features * sum(map(len, blocks)), progress) as advance:
             for part, source in chain.from_iterable(shares_of(block, generator, z.device) for block in blocks):
@@ -205,6 +210,7 @@ class Sampling(ModelParts):
 
         def values(conditionals: Conditionals, source: Source) -> Tensor:
             head = conditionals.head
+            conditionals.looks = 0 if conditionals.is_remote else None
             exact = head.discrete or (by_column and head.normalised)
             if exact:
                 return inverse_cdf(conditionals, source)
@@ -225,15 +231,17 @@ class Sampling(ModelParts):
     def _bounds(self, bounds: tuple[float, float] | None, path: Sequence[float]) -> tuple[Tensor, Tensor]:
         """Return the bounds of samples in standardised units, ``(D,)`` each; nominal columns have none."""
         if bounds is None:
-            sigma = path[-1] if path else self._noise_of_teacher()
-            margin = 4.0 * sigma * float(self.scale.max())
-            bounds = (-1.0 - margin, 1.0 + margin) if "image_shape" in self.metadata else (-torch.inf, torch.inf)
+            bounds = (-math.inf, math.inf)
+            if "image_shape" in self.metadata:
+                sigma = path[-1] if path else self._noise_of_teacher()
+                margin = 4.0 * sigma * float(self.scale.max())
+                bounds = (-1.0 - margin, 1.0 + margin)
         try:
             low, high = map(float, bounds)
         except (TypeError, ValueError):
             low = high = math.nan
         if not low < high:
             raise ValueError(f"bounds: expected (low, high) with low < high, got {bounds}")
-        nominal = torch.tensor(self.discrete, device=self.shift.device)
+        nominal = constant(tuple(self.discrete), torch.bool, self.shift.device)
         lower, upper = ((bound - self.shift) / self.scale for bound in (low, high))
         return lower.masked_fill(nominal, -math.inf), upper.masked_fill(nominal, math.inf)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from arcsm._runtime.conditions import CLASSES, VECTOR, Condition, is_condition
+from arcsm._runtime.devices import widest_float
 from arcsm.contexts import Context
 from arcsm.errors import all_finite, any_infinite, readable
 
@@ -44,12 +45,14 @@ class Standardised(nn.Module):
             self.register_buffer(f"{name}scale", torch.ones(size, dtype=dtype), persistent=size > 0)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move or convert the module; the units of conditions stay in double precision."""
+        """Move or convert the module; the units of conditions stay in double precision, if the device has it."""
         units = {name: self.get_buffer(name) for name in _CONDITION_UNITS}
+        for name, exact in units.items():
+            setattr(self, name, exact.float())
         super()._apply(fn, recurse)
         for name, exact in units.items():
-            if self.get_buffer(name).dtype != exact.dtype:
-                setattr(self, name, exact.to(self.get_buffer(name).device))
+            device = self.get_buffer(name).device
+            setattr(self, name, exact.to(device, widest_float(device)))
         return self
 
     def set_standardisation(self, shift: Values, scale: Values) -> None:
@@ -118,7 +121,7 @@ class Standardised(nn.Module):
             part = part.to(device)
             if not size or part.is_complex() or part.shape[-1:] != (size,):
                 return part
-            exact = (part.double() - self.condition_shift) / self.condition_scale
+            exact = (part.to(self.condition_shift.dtype) - self.condition_shift) / self.condition_scale
             return exact.to(part.dtype) if part.is_floating_point() else exact
 
         if isinstance(condition, Tensor):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from arcsm._runtime.conditions import Condition
+from arcsm._runtime.devices import constant
 from arcsm._runtime.random import Source, normal_like, uniform_like
 from arcsm.contexts.base import TrainingTerms
 from arcsm.errors import readable
@@ -70,7 +71,7 @@ def context_noise(model: AutoregressiveModel, noise: Tensor) -> Tensor:
     """Return noise ``(B, D)`` in the units in which contexts get it, without that of nominal columns."""
     discrete, scale = model.discrete, model.context.noise_scale
     noise = noise if isinstance(scale, float) else noise * scale.to(noise)
-    return noise.masked_fill(torch.tensor(discrete, device=noise.device), 0.0) if any(discrete) else noise
+    return noise.masked_fill(constant(tuple(discrete), torch.bool, noise.device), 0.0) if any(discrete) else noise
 
 
 def in_units(head: Head, context: Tensor, x: Tensor, learned: bool = True) -> tuple[Head, Tensor, Tensor, Tensor]:
@@ -93,18 +94,25 @@ def terms_by_head(model: AutoregressiveModel, terms: TrainingTerms, z: Tensor) -
     if len(parts) == 1:
         yield parts[0].head, None
         return
-    column = terms.select(torch.arange(model.features, device=z.device).expand_as(z))
+    features = torch.arange(model.features, device=z.device)
+    if terms.position is None:
+        first = model.features * torch.arange(len(z), device=z.device)[:, None]
+        yield from (
+            (head, (first + constant(tuple(sorted(its)), torch.long, z.device)).flatten()) for head, its in parts
+        )
+        return
+    column = terms.select(features.expand_as(z))
     for head, columns in parts:
-        yield head, torch.isin(column, torch.tensor(columns, device=z.device)).nonzero()[:, 0]
+        yield head, torch.isin(column, constant(tuple(columns), torch.long, z.device)).nonzero()[:, 0]
 
 
 def joined_terms(
     model: AutoregressiveModel, terms: TrainingTerms, z: Tensor
 ) -> Iterator[tuple[Head | LevelHeads, Tensor | None]]:
-    """Yield the same as :func:`terms_by_head`, the heads of nominal columns together, if there are several."""
+    """Yield the same as :func:`terms_by_head`; on a processor, the heads of several nominal columns come together."""
     parts = model.head.parts(model.features)
     nominal = [number for number, (head, _) in enumerate(parts) if type(head) is CategoricalHead]
-    if len(nominal) < 2:
+    if len(nominal) < 2 or z.device.type != "cpu":
         yield from terms_by_head(model, terms, z)
         return
     number_of = {d: number for number, (_, columns) in enumerate(parts) for d in columns}
@@ -153,14 +161,14 @@ def score_matching_loss(
     x: Tensor,
     sigma: Tensor | None,
     weight: Tensor,
-    derivative: Tensor,
+    derivative: Tensor | float,
     linear: Tensor,
     compiled: bool | None,
 ) -> Tensor:
     """Return the sum over values of :math:`\\omega\\,(\\tfrac12 s^2 + a\\, \\partial_x s + b\\, s)`.
 
     Contexts are ``(N, C)``, values and noise levels ``(N,)``, and the coefficients ``weight``, ``derivative`` and
-    ``linear`` are ``(N,)`` or ``()``.
+    ``linear`` are ``(N,)`` or ``()``. The second may be a number.
     """
     allowed = not x.requires_grad and transforms_allow_fusion()
     if allowed and isinstance(head, ScoreHead) and head.has_original_score:

@@ -83,10 +83,7 @@ def csm(
             loss = loss + negative_log_prob(head, batch.context, batch.x, batch.weight)
             continue
         weight, x_tilde = batch.weight * loss_weight(head, batch.sigma, weighting), batch.x_tilde
-        if mix == "auto":
-            a = _least_variance_mix(model, head, batch, weight)
-        else:
-            a = torch.full_like(batch.sigma, float(mix))
+        a = _least_variance_mix(model, head, batch, weight) if mix == "auto" else float(mix)
         linear = (1.0 - a) * (batch.noise / batch.sigma)
         loss = loss + score_matching_loss(head, batch.context, x_tilde, batch.sigma, weight, a, linear, compiled)
     return loss / len(z)
@@ -97,15 +94,15 @@ def _plain_csm(
 ) -> Tensor:
     """Return the loss without noise, of standardised rows ``(B, D)``."""
     terms = model.training_terms(z, condition, generator)
-    one, zero, loss = z.new_ones(()), z.new_zeros(()), z.new_zeros(())
-    values, weights = weighted_values(model, terms, terms.select(z), one)
+    zero = loss = z.new_zeros(())
+    values, weights = weighted_values(model, terms, terms.select(z), z.new_ones(()))
     for head, its in joined_terms(model, terms, z):
         part = slice(None) if its is None else its
         context, x, weight = terms.context[part], values[part], weights[part]
         if isinstance(head, LevelHeads) or head.discrete:
             loss = loss + negative_log_prob(head, context, x, weight)
         else:
-            loss = loss + score_matching_loss(head, context, x, None, weight, one, zero, compiled)
+            loss = loss + score_matching_loss(head, context, x, None, weight, 1.0, zero, compiled)
     return loss / len(z)
 
 

@@ -1,6 +1,5 @@
 """Denoising score matching."""
 
-import torch
 from torch import Tensor
 
 from arcsm._runtime.conditions import Condition
@@ -58,10 +57,8 @@ def dsm(
                 loss = loss + negative_log_prob(head, batch.context, batch.x, batch.weight)
                 continue
             weight = batch.weight * loss_weight(head, batch.sigma, weighting)
-            ratio, zero = batch.noise / batch.sigma, torch.zeros_like(batch.sigma)
-            matched = score_matching_loss(
-                head, batch.context, batch.x_tilde, batch.sigma, weight, zero, ratio, compiled
-            )
+            ratio = batch.noise / batch.sigma
+            matched = score_matching_loss(head, batch.context, batch.x_tilde, batch.sigma, weight, 0.0, ratio, compiled)
             loss = loss + matched + 0.5 * (weight * ratio.square()).sum()
         return loss / len(z)
     if not sigma > 0.0:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from arcsm import _native
 from arcsm._runtime.batching import even_slices
+from arcsm._runtime.devices import widest_float
 from arcsm._runtime.memory import keep_freed_memory
 from arcsm.errors import warn
 from arcsm.heads.base import Sigma
@@ -41,7 +42,7 @@ def fused_score_matching(
     x: Tensor,
     sigma: Sigma,
     weight: Tensor,
-    derivative: Tensor,
+    derivative: Tensor | float,
     linear: Tensor,
     compiled: bool | None = None,
     chunk_points: int | None = None,
@@ -53,7 +54,8 @@ def fused_score_matching(
 
     Arguments:
         weight: :math:`\\omega`, ``(N,)`` or ``()``.
-        derivative: :math:`a`, ``(N,)`` or ``()``; if all are zero, the derivative is not computed.
+        derivative: :math:`a`, a number, ``(N,)`` or ``()``. If it is zero everywhere, the derivative is not computed;
+            of a tensor, this is known on a processor alone.
         linear: :math:`b`, ``(N,)`` or ``()``.
         compiled: Whether to run compiled code: C on a processor (:mod:`arcsm._native`, single precision only),
             ``torch.compile`` elsewhere. If compilation fails, it warns once and runs plain torch. ``None`` uses C on a
@@ -65,10 +67,13 @@ def fused_score_matching(
     keep_freed_memory()
     if sigma is not None:
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape)
+    if isinstance(derivative, Tensor):
+        tangent = derivative.device.type != "cpu" or bool(derivative.count_nonzero())
+    else:
+        tangent, derivative = derivative != 0.0, x.new_full((), derivative)
     weight, derivative, linear = (t.to(x).expand(x.shape) for t in (weight, derivative, linear))
     forward_backward, default_points = _choose_implementation(head, x, compiled)
     size = default_points if chunk_points is None else chunk_points
-    tangent = bool(derivative.count_nonzero())
     batch = _Batch(head, _Values(x, sigma, weight, derivative, linear), tangent, forward_backward, size)
     parameters = [p for layer in (*head.layers(), (head.output.weight, head.output.bias)) for p in layer]
     loss, *_ = _FusedScoreMatching.apply(batch, context, *parameters)
@@ -199,7 +204,7 @@ class _FusedScoreMatching(torch.autograd.Function):
     @staticmethod
     def forward(batch: _Batch, context: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
         network = _network(parameters, context.shape[1], batch.noisy)
-        total = context.new_zeros((), dtype=torch.float64)
+        total = context.new_zeros((), dtype=widest_float(context.device))
         grad_context = torch.empty_like(context)
         grad_parameters = [torch.zeros_like(p) for p in network.parameters()]
         for rows in batch.chunks(batch.chunk_points):

@@ -13,7 +13,7 @@ from arcsm._runtime.conditions import Condition
 from arcsm._runtime.progress import track
 from arcsm._runtime.random import GivenUniforms, latin_hypercube, open_uniform_like
 from arcsm._runtime.sizes import check_size
-from arcsm.conditionals import Conditionals, EvaluationCache
+from arcsm.conditionals import Conditionals, Count, EvaluationCache
 from arcsm.conditionals.traversal import warn_unconverged
 from arcsm.contexts import AnyOrder
 from arcsm.contexts.base import Order
@@ -152,7 +152,8 @@ class Drawing:
         by_row = condition_rows(model.standardise_condition(self.condition, z.shape[:-1]), 1)
         parts = list(slices_of(len(z), max(1, _DRAWS_AT_A_TIME // n)))
         shares = [len(share) for share in torch.arange(n).tensor_split(len(orders))]
-        found, unconverged = list[tuple[Tensor, ...]](), 0
+        found: list[tuple[Tensor, ...]] = []
+        unconverged: Count = 0
         with track("drawing", sum(map(len, orders)) * len(parts), self.progress) as advance:
             for part in parts:
                 fillings, begin = list[_Filling](), 0
@@ -218,7 +219,7 @@ class _Filling:
         draw: Callable[..., Tensor],
         generator: torch.Generator | None,
         adjust: Adjustment | None,
-    ) -> int:
+    ) -> Count:
         """Draw column ``d`` where it is unknown; return the number of integrals that missed their tolerance."""
         unknown, absent = self.z[:, d].isnan(), self.context.absent(self.state, d)
         rows = (unknown if absent is None else unknown & ~absent).nonzero()[:, 0]

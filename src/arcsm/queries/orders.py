@@ -10,6 +10,7 @@ from arcsm._runtime.batching import map_slices, slices_for_cores
 from arcsm._runtime.conditions import Condition, map_condition
 from arcsm._runtime.progress import track
 from arcsm._runtime.sizes import check_size
+from arcsm.conditionals import Count
 from arcsm.conditionals.traversal import Integration, checked_integration, warn_unconverged
 from arcsm.heads import Head
 from arcsm.model import AutoregressiveModel
@@ -120,7 +121,7 @@ class _Terms:
         self.build = model.conditionals_builder(level, **checked_integration(integration))
         self.log_density = model.density_function(cells)
         self.means: dict[Term, float] = {}
-        self.unconverged = 0
+        self.unconverged: Count = 0
 
     def evaluate(self, terms: Iterable[Term]) -> int:
         """Evaluate the terms that are not known yet; return their number."""
@@ -138,7 +139,7 @@ class _Terms:
         dimensions = torch.tensor([d for d, _ in terms], device=device)
         known = torch.tensor([[before >> d & 1 for d in range(features)] for _, before in terms], device=device).bool()
 
-        def values(part: slice) -> tuple[Tensor, int]:
+        def values(part: slice) -> tuple[Tensor, Count]:
             index = torch.arange(part.start, part.stop, device=device)  # term by term
             term, row = index // len(z), index % len(z)
             state = self.context.begin((len(row),), map_condition(lambda one: one[row], self.condition))

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from arcsm._runtime.devices import constant
 from arcsm._runtime.random import normal_like, open_uniform_like
 from arcsm.conditionals.conditionals import Accuracy, Conditionals, starting_nodes
-from arcsm.conditionals.piecewise import constant
 from arcsm.heads.score import WINDOW_END_WIDTHS
 
 #: A sampler takes ``N`` conditionals, a generator and its own options, and returns ``(N,)`` values. It draws with

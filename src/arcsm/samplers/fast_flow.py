@@ -6,7 +6,7 @@ import math
 import torch
 from torch import Tensor
 
-from arcsm.conditionals.conditionals import Conditionals
+from arcsm.conditionals.conditionals import NEWTON_STEPS, Conditionals
 from arcsm.conditionals.quadrature import from_nodes, interpolation_error
 from arcsm.samplers.base import largest_noise, quadrature_icdf, uniforms
 
@@ -52,7 +52,8 @@ def fast_flow(conditionals: Conditionals, generator: torch.Generator | None = No
 def _coarse_icdf(conditionals: Conditionals, sigma: float, u: Tensor, tol: float) -> Tensor:
     """Return the quantiles ``u (N,)`` at a noise level from a coarse grid, by quadrature where needed."""
     width = math.hypot(sigma, conditionals.data_std)
-    count = max(_MIN_NODES, 1 + math.ceil(2.0 * _HALF_WIDTH * width / (_MAX_SPACING * sigma)))
+    least = _MIN_NODES if conditionals.looks is None else 2 * _MIN_NODES
+    count = max(least, 1 + math.ceil(2.0 * _HALF_WIDTH * width / (_MAX_SPACING * sigma)))
     if count > _MAX_NODES:
         return quadrature_icdf(conditionals, sigma, u, tol)
     grid = torch.linspace(-_HALF_WIDTH, _HALF_WIDTH, count, dtype=torch.float64, device=u.device) * width
@@ -60,9 +61,16 @@ def _coarse_icdf(conditionals: Conditionals, sigma: float, u: Tensor, tol: float
     s, ds = conditionals.score_and_derivative(nodes, slice(0, len(u)), sigma)
     outer = ds[:, :: count - 1].clamp(max=-(width**-2))  # tails no wider than `width`
     density = from_nodes(nodes, s, torch.cat([outer[:, :1], ds[:, 1:-1], outer[:, 1:]], 1))
-    x = density.icdf(u[:, None].double(), tolerance=1e-3)[:, 0].to(u.dtype)
+    if conditionals.looks is None:
+        x = density.icdf(u[:, None].double(), tolerance=1e-3)[:, 0].to(u.dtype)
+    else:
+        x = density.icdf(u[:, None].double(), NEWTON_STEPS, waits=False)[:, 0].to(u.dtype)
     tails = density.tails.sum(1) / torch.exp(density.log_mass)
-    rows = (~((interpolation_error(density) <= tol) & (tails <= _MAX_TAILS))).nonzero()[:, 0]
+    is_accurate = (interpolation_error(density) <= tol) & (tails <= _MAX_TAILS)
+    if conditionals.looks is not None:
+        conditionals.unconverged += (~is_accurate).sum()
+        return x
+    rows = (~is_accurate).nonzero()[:, 0]
     if len(rows):
         x[rows] = quadrature_icdf(conditionals, sigma, u[rows], tol, rows)
     return x

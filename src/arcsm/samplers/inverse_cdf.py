@@ -14,4 +14,4 @@ def inverse_cdf(conditionals: Conditionals, generator: torch.Generator | None = 
     """
     method: Method = "closed_form" if conditionals.head.normalised else "quadrature"
     u = uniforms(conditionals, generator)
-    return conditionals.apply(lambda exact: exact.icdf(u), method=method, accuracy=Accuracy(tol))
+    return conditionals.apply(lambda exact: exact.icdf(u), method=method, accuracy=Accuracy(tol), looks=None)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from arcsm._runtime.conditions import VECTOR, Condition, check_type, map_condition, tensors_of
+from arcsm._runtime.devices import widest_float
 from arcsm._runtime.random import dequantised, fold_in
 from arcsm.contexts import Context
 from arcsm.contexts.linear_base import LinearBase
@@ -254,7 +255,8 @@ def _moments(x: Tensor | RowStream, columns: bool) -> tuple[Tensor, Tensor]:
     They are in double precision and on the CPU, like the configuration, wherever the rows are.
     """
     if isinstance(x, Tensor):
-        x = x.detach().double()
+        x = x.detach()
+        x = (x if widest_float(x.device) == torch.float64 else x.cpu()).double()
         mean = x.nanmean(0) if columns else x.nanmean()
         return mean.cpu(), (x - mean).square().nanmean(0 if columns else None).sqrt().cpu()
     if columns:

@@ -19,7 +19,7 @@ from arcsm._runtime.conditions import Condition, map_condition
 from arcsm._runtime.files import FilePath
 from arcsm._runtime.modes import deterministic_operations
 from arcsm._runtime.random import Share, Source, dequantised
-from arcsm.errors import NonFiniteError, TrainingWarning, warn
+from arcsm.errors import NonFiniteError, TrainingWarning, warn, without_waiting
 from arcsm.model import AutoregressiveModel, save, without_compilation
 from arcsm.registry import complete_config
 from arcsm.serialization import packed, unpacked
@@ -159,7 +159,8 @@ class _Loss(nn.Module):
         self.model, self.objective = model, objective
 
     def forward(self, x: Tensor, condition: Condition | None, generator: Source) -> Tensor:
-        loss = self.objective(self.model, x, condition=condition, generator=generator)
+        with without_waiting():  # rows have been checked
+            loss = self.objective(self.model, x, condition=condition, generator=generator)
         if not isinstance(loss, Tensor) or loss.ndim:
             got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise ValueError(f"objective: expected to return a scalar tensor, the mean loss of the rows, got {got}")
@@ -201,7 +202,8 @@ class DensityTask(TrainingTask):
             self.held_out = data.moved(device, held_out.rows, held_out.condition, config.validation_rows)
             if held_out.checksum is not None:
                 self.data["held_out"] = held_out.checksum
-        self.dequantise = data.dequantisation_widths(config, model).to(device)
+        widths = data.dequantisation_widths(config, model)
+        self.dequantise = widths.to(device, model.shift.dtype) if bool((widths > 0.0).any()) else widths
         data.set_moments(model, training.rows, training.condition, config)
         data.check_grey_levels(model, training.rows, self.dequantise)
 
@@ -242,12 +244,13 @@ class DensityTask(TrainingTask):
         self.optimizer.zero_grad(set_to_none=True)
         parts = local_parts(self.group, rows, min(rows, self.config.accumulate))
         losses = [self._backward(rows, parts, number) for number in parts]
-        loss = float(self.group.sum(torch.stack(losses).sum()))
-        if not math.isfinite(loss):
-            raise NonFiniteError(f"the loss is {loss}")
+        total = self.group.sum(torch.stack(losses).sum())
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-        norm = float(torch.nn.utils.get_total_norm([p.grad for p in self._current[0] if p.grad is not None]))
+        norms = torch.nn.utils.get_total_norm([p.grad for p in self._current[0] if p.grad is not None])
+        loss, norm = torch.stack([total, norms.to(total)]).tolist()  # the only time in a step that the host waits
+        if not math.isfinite(loss):
+            raise NonFiniteError(f"the loss is {loss}")
         is_finite = math.isfinite(norm)
         self.skipped = 0 if is_finite else self.skipped + 1
         if not is_finite and (self.scaler is None or self.skipped > _MOST_SKIPPED):
@@ -305,9 +308,9 @@ class DensityTask(TrainingTask):
             rows = slice(start, start + _VALIDATION_BATCH)
             generator = self.generator(Purpose.VALIDATION, start)
             part = dequantised(x[rows], self.dequantise, generator)
-            value = self.objective(
-                averaged, part, condition=map_condition(lambda c, rows=rows: c[rows], condition), generator=generator
-            )
+            its = map_condition(lambda c, rows=rows: c[rows], condition)
+            with without_waiting():
+                value = self.objective(averaged, part, condition=its, generator=generator)
             total += float(value) * len(part)
         return {"valid": float(self.group.sum(total)) / len(x)}
 
