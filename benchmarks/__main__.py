@@ -1,26 +1,27 @@
-"""Run benchmarks one after another and write their numbers to benchmarks/README.md.
+"""Run benchmarks one after another; write their numbers to benchmarks/results, and ratios to benchmarks/README.md.
 
 python -m benchmarks [NAME ...] [--runs RUN ...]
 
-Without a name, all benchmarks run, except those whose data or trained runs are missing. The sections of other
-benchmarks stay as they are, and so do the numbers of trained runs that are not named.
+Without a name, all benchmarks run, except those whose data, device or trained runs are missing. The numbers of other
+benchmarks stay as they are, and so do those of trained runs that are not named.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
 
 from benchmarks.regression import TABLES, missing_data
 
-PAGE = Path(__file__).with_name("README.md")
+PAGE, RESULTS = Path(__file__).with_name("README.md"), Path(__file__).with_name("results")
 
 ABOUT = {
     "csm_step": (
@@ -98,6 +99,11 @@ ABOUT = {
         "Runge-Kutta method of fourth order in torch, with equal steps in log sigma, as few as give our error against "
         "double precision. `matrix_products` are the products of our evaluations, alone."
     ),
+    "gpu": (
+        "Training steps of the presets in single precision and in bfloat16, beside the matrix products that they make "
+        "at the rate of one large product on the same card; log densities and samples of untrained models beside flows "
+        "of zuko. With `--device cpu --small`, it tries itself out."
+    ),
     "quadrature": (
         "Errors of the log density of trained score heads with 64 to 512 evaluations of the score, in nats, against a "
         "uniform grid of 20,001 nodes: the largest error of 200 conditionals of held-out rows, the share that reached "
@@ -110,30 +116,43 @@ ABOUT = {
     ),
 }
 
-#: Rows of the table at the top: the benchmark, the row's name, and the paths in its numbers of the ratios to the naive
-#: way and to the limit.
 _BY_DOUBLE, _BY_PRODUCTS = "times_faster_than_double_backward", "times_the_matrix_products"
 _BY_PASSES = "times_faster_than_a_forward_pass_for_each_pixel"
-SUMMARY: tuple[tuple[str, str, str, str], ...] = (
-    ("csm_step", "a step of CSM, compiled", f"{_BY_DOUBLE}/fused_compiled", f"{_BY_PRODUCTS}/fused_compiled"),
-    ("csm_step", "the same, not compiled", f"{_BY_DOUBLE}/fused", f"{_BY_PRODUCTS}/fused"),
-    ("made", "MADE's contexts in training, forward and backward", "times_faster_than_masked_weights", _BY_PRODUCTS),
-    ("sampling", "contexts of samples by MADE", "contexts_times_faster", "contexts_times_one_forward_pass"),
-    ("sampling", "the samples themselves", "sample_times_faster", ""),
-    ("sampling", "samples by the fast flow, 4 steps", "fast_sample_times_faster", ""),
-    ("pixelcnn", "contexts of samples by PixelCNN++", _BY_PASSES, "times_one_forward_pass"),
-    ("log_prob", "log densities by quadrature, 21 dimensions", "features_21/times_faster", ""),
-    ("log_prob", "the same, 784 dimensions", "features_784/times_faster", ""),
-    ("evidence", "likelihoods of an autoencoder, to 0.1 nats", "csm/times_faster", ""),
-    ("flow", "log densities by the flow, 21 dimensions", "times_faster_than_plain", _BY_PRODUCTS),
-)
-_PRODUCTS = ("csm_step", "made", "flow")  # their limit is bare matrix products, that of the others one forward pass
+_PRODUCTS, _PASS = "bare matrix products", "one forward pass"
+
+
+class Row(NamedTuple):
+    """A row of the table at the top: paths of ratios in the numbers of a benchmark, and what the limit is."""
+
+    benchmark: str
+    what: str
+    naive: str
+    limit: str = ""
+    limit_is: str = ""
+
+
+ROWS = (
+    Row("csm_step", "a step of CSM, compiled", f"{_BY_DOUBLE}/fused_compiled", f"{_BY_PRODUCTS}/fused_compiled",
+        _PRODUCTS),
+    Row("csm_step", "the same, not compiled", f"{_BY_DOUBLE}/fused", f"{_BY_PRODUCTS}/fused", _PRODUCTS),
+    Row("made", "contexts of MADE, forward and backward", "times_faster_than_masked_weights", _BY_PRODUCTS, _PRODUCTS),
+    Row("sampling", "contexts of samples by MADE", "contexts_times_faster", "contexts_times_one_forward_pass", _PASS),
+    Row("sampling", "the samples themselves", "sample_times_faster"),
+    Row("sampling", "samples by the fast flow, 4 steps", "fast_sample_times_faster"),
+    Row("pixelcnn", "contexts of samples by PixelCNN++", _BY_PASSES, "times_one_forward_pass", _PASS),
+    Row("log_prob", "log densities by quadrature, 21 dimensions", "features_21/times_faster"),
+    Row("log_prob", "the same, 784 dimensions", "features_784/times_faster"),
+    Row("evidence", "likelihoods of an autoencoder, to 0.1 nats", "csm/times_faster"),
+    Row("flow", "log densities by the flow, 21 dimensions", "times_faster_than_plain", _BY_PRODUCTS, _PRODUCTS),
+)  # fmt: skip
+#: Flows beside which the actions of the benchmark of peers are put, in columns of their own.
+_FLOWS = ("zuko: NSF", "zuko: MAF", "nflows: NSF", "nflows: MAF")
 
 INTRODUCTION = """# Benchmarks
 
-Each script compares arcsm with the naive way, the limit or its peers in one run, on one thread unless it says
-otherwise. `python -m benchmarks` runs all of them and writes this page. Compare ratios within a run; absolute times
-depend on the machine.
+How many times faster than the naive way, and how many times as long as flows and the limit: medians of one run, on one
+thread unless it says otherwise. `python -m benchmarks` runs the scripts and writes this page and the numbers in
+`benchmarks/results`. Absolute times depend on the machine.
 """
 
 
@@ -147,74 +166,82 @@ def main() -> None:
     missing = next(filter(None, map(missing_data, TABLES)), None)
     if "regression" in given.names and missing:
         parser.error(f"regression: {missing}")
-    left_out = {name for name, lacks in (("quadrature", not given.runs), ("regression", missing)) if lacks}
+    lacking = {"quadrature": not given.runs, "regression": missing, "gpu": not torch.cuda.is_available()}
+    left_out = {name for name, lacks in lacking.items() if lacks}
     names = given.names or [name for name in ABOUT if name not in left_out]
-    sections = sections_of_page()
     for name in names:
         print(f"running {name} ...", file=sys.stderr)
         runs = given.runs if name == "quadrature" else []
         command = [sys.executable, "-m", f"benchmarks.{name}", *runs]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        typed = f"python -m benchmarks.{name}{' RUN ...' if runs else ''}"
-        earlier = numbers_of(sections[name]) if runs and name in sections else {}
+        earlier = numbers_of(name) if runs else {}
+        RESULTS.mkdir(exist_ok=True)
         numbers = json.dumps({**earlier, **json.loads(done.stdout)}, indent=2)
-        sections[name] = f"`{typed}`\n\n```json\n{numbers}\n```\n"
-        PAGE.write_text(rendered(sections), encoding="utf-8")  # after each benchmark: a stopped run keeps its numbers
+        (RESULTS / f"{name}.json").write_text(f"{numbers}\n", encoding="utf-8")
+        PAGE.write_text(rendered(), encoding="utf-8")  # after each benchmark: a stopped run keeps its numbers
 
 
-def rendered(sections: Mapping[str, str]) -> str:
-    """Return the page; each section is a command and its numbers."""
-    about = {name: textwrap.fill(text, 116, break_on_hyphens=False) for name, text in ABOUT.items()}
-    body = [f"## {name}\n\n{about[name]}\n\n{sections[name]}" for name in ABOUT if name in sections]
-    return "\n".join([INTRODUCTION, *summary(sections), *body])
+def rendered() -> str:
+    """Return the page."""
+    known = {name: numbers for name in ABOUT if (numbers := numbers_of(name))}
+    parts = [INTRODUCTION, table(known)]
+    for name in known:
+        about = textwrap.fill(ABOUT[name], 116, break_on_hyphens=False)
+        typed = f"python -m benchmarks.{name}{' RUN ...' if name == 'quadrature' else ''}"
+        parts.append(f"## {name}\n\n{about}\n\n`{typed}`, [numbers](results/{name}.json)\n")
+    return "\n".join(parts)
 
 
-def summary(sections: Mapping[str, str]) -> list[str]:
-    """Return the tables of ratios: ours to the naive way and to the limit, and the peers to ours."""
-    numbers = {name: numbers_of(text) for name, text in sections.items()}
-    rows = ["| ours | times faster than the naive way | times the limit | which is |", "|---|---|---|---|"]
-    for name, what, faster, limit in SUMMARY:
-        if name in numbers:
-            bound = ("bare matrix products" if name in _PRODUCTS else "one forward pass") if limit else "–"
-            ratio = shown(numbers[name], limit) if limit else "–"
-            rows.append(f"| [{what}](#{name}) | {shown(numbers[name], faster)} | {ratio} | {bound} |")
-    tables = ["\n".join(rows) + "\n"]
-    if "peers" in numbers:
-        tables.append(peers(numbers["peers"]))
-    return tables
-
-
-def shown(tree: Any, path: str) -> str:
-    """Return the number at a path, rounded."""
-    for key in path.split("/"):
-        tree = tree[key]
-    return f"{tree:,.0f}" if tree >= 100 else f"{tree:.3g}"
-
-
-def peers(numbers: Mapping[str, Any]) -> str:
-    """Return the table of the time of each peer, relative to ours."""
-    actions = {what: who for what, who in numbers.items() if what not in ("benchmark", "machine", "columns", "weights")}
-    order = ("arcsm", "naive", "limit")  # the peers follow
-    names = list(dict.fromkeys(name for who in actions.values() for name in who))
-    names.sort(key=lambda name: next((place for place, kind in enumerate(order) if name.startswith(kind)), len(order)))
-    rows = [f"| [{numbers['columns']} columns, time relative to ours](#peers) | {' | '.join(actions)} |"]
-    rows.append("|---|" + "---|" * len(actions))
-    for name in names:
-        cells = [shown(who[name], "times_ours") if name in who else "–" for who in actions.values()]
-        rows.append(f"| {name} | {' | '.join(cells)} |")
+def table(numbers: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the table at the top: ratios to the naive way, to flows and to the limit."""
+    flows = " | ".join(f"times {name}" for name in _FLOWS)
+    rows = [f"| | times faster than the naive way | {flows} | times the limit |"]
+    rows.append("|---|---|" + "---|" * len(_FLOWS) + "---|")
+    rows += rows_of_peers(numbers.get("peers", {}))
+    for row in ROWS:
+        if row.benchmark not in numbers:
+            continue
+        found = numbers[row.benchmark]
+        limit = f"{shown(value_at(found, row.limit))} ({row.limit_is})" if row.limit else "–"
+        naive = shown(value_at(found, row.naive))
+        rows.append(f"| [{row.what}](#{row.benchmark}) | {naive} |{' – |' * len(_FLOWS)} {limit} |")
     return "\n".join(rows) + "\n"
 
 
-def numbers_of(section: str) -> dict[str, Any]:
-    """Return the numbers of a section of the page."""
-    return dict(json.loads(section.split("```json\n")[1].split("```")[0]))
+def rows_of_peers(numbers: Mapping[str, Any]) -> list[str]:
+    """Return a row for each action and each of our methods, relative to the flows."""
+    rows = []
+    for action, who in numbers.items():
+        if action in ("benchmark", "machine", "columns", "weights"):
+            continue
+        times = {name: float(one["milliseconds"]) for name, one in who.items()}
+        naive = next((value for name, value in times.items() if name.startswith("naive")), None)
+        limit = next(name for name in times if name.startswith("limit"))
+        for name in [name for name in times if name.startswith("arcsm")]:
+            of_flows = "".join(f" {shown(times[name] / times[flow])} |" for flow in _FLOWS)
+            method = name.removeprefix("arcsm").lstrip(": ")
+            faster = "–" if naive is None or method == "SplineHead" else shown(naive / times[name])
+            beyond = f"{shown(times[name] / times[limit])} ({limit.removeprefix('limit: a ')})"
+            what = f"{numbers['columns']} columns: {action}{f', {method}' if method else ''}"
+            rows.append(f"| [{what}](#peers) | {faster} |{of_flows} {beyond} |")
+    return rows
 
 
-def sections_of_page() -> dict[str, str]:
-    """Return the command and numbers of each section of the present page."""
-    parts = re.split(r"^## (\w+)\n\n", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE) if PAGE.exists() else []
-    sections = zip(parts[1::2], parts[2::2], strict=True)
-    return {name: text[text.index("`python -m") :].rstrip() + "\n" for name, text in sections}
+def value_at(tree: Any, path: str) -> float:
+    """Return the number at a path."""
+    for key in path.split("/"):
+        tree = tree[key]
+    return float(tree)
+
+
+def shown(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def numbers_of(name: str) -> dict[str, Any]:
+    """Return the numbers of a benchmark that has run."""
+    path = RESULTS / f"{name}.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 if __name__ == "__main__":
