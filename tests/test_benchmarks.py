@@ -71,6 +71,7 @@ def test_the_page_of_benchmarks_is_that_of_their_numbers(monkeypatch: pytest.Mon
     assert command.PAGE.read_text(encoding="utf-8") == command.rendered()
 
 
+@pytest.mark.usefixtures("validation_of_distributions")
 def test_the_benchmark_of_a_gpu_can_be_tried_out_on_a_processor(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

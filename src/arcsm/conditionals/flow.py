@@ -131,7 +131,7 @@ def follow(
 def _refine_where_needed(
     attempt: Callable[[int, Tensor], Tensor], following: Tensor, last: int, tolerance: float
 ) -> None:
-    """Make the attempts that each point needs, the next of which is ``following (N,)``, or -1 if there is none."""
+    """Make the attempts that each point needs; ``following (N,)`` is the number of the next, or -1 for none."""
     for number in range(last + 1):
         rows = (following == number).nonzero()[:, 0]
         if not len(rows):

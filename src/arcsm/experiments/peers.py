@@ -12,6 +12,5 @@ def import_zuko() -> Any:
         import zuko
     except ImportError as error:
         raise ValueError('zuko: needed for this comparison; pip install "arcsm[bench]"') from error
-    _ = zuko.flows.NSF  # loads the rest, which changes it again
     torch.distributions.Distribution.set_default_validate_args(checks)
     return zuko
