@@ -162,6 +162,7 @@ def test_a_library_without_a_function_is_an_error(tmp_path: Path, monkeypatch: p
         "piecewise_integrate",
         "piecewise_errors",
         "piecewise_cell_errors",
+        "piecewise_icdf",
         "value_sums_forward",
         "value_sums_backward",
         "set_network_forward",

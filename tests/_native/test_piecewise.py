@@ -11,7 +11,7 @@ from torch import Tensor
 from arcsm import _native
 from arcsm._native import Indicators
 from arcsm.conditionals.piecewise import rule
-from arcsm.conditionals.quadrature import CALIBRATION, _assess, _errors, integrate
+from arcsm.conditionals.quadrature import CALIBRATION, _assess, _errors, from_nodes, integrate
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler, and none is on the path")
@@ -83,6 +83,20 @@ def test_densities_are_integrated_by_the_same_evaluations(in_torch: Callable[[],
     assert bool(ours.converged.all())
 
 
+@pytest.mark.parametrize("count", [2, 3, 12, 40])
+@torch.no_grad()
+def test_quantiles_are_those_of_torch(in_torch: Callable[[], None], count: int) -> None:
+    density = from_nodes(*nodes(count))
+    density = density.select(density.log_mass.isfinite())
+    u = torch.rand(len(density.log_mass), 1, generator=torch.Generator().manual_seed(2), dtype=FLOAT64)
+    u[:4, 0] = torch.tensor([1e-12, 1e-4, 1.0 - 1e-4, 1.0 - 1e-12])
+    found = density.icdf(u)
+    in_torch()
+    torch.testing.assert_close(found, density.icdf(u), rtol=1e-8, atol=1e-9)
+    inside = (found >= density.x[:, :1]) & (found <= density.x[:, -1:]) & (count >= 12)  # few nodes have huge errors
+    torch.testing.assert_close(density.cdf(found)[inside], u[inside], rtol=0.0, atol=1e-9)
+
+
 @torch.no_grad()
 def test_rows_that_are_no_numbers_concern_no_others(in_torch: Callable[[], None]) -> None:
     x, s, ds = nodes()
@@ -123,3 +137,5 @@ def test_shapes_that_do_not_match_are_rejected() -> None:
             _native.piecewise_errors(indicators, [x] * 5, of_cells, tails, x[:, 0], cells, anchor)
     with pytest.raises(ValueError, match="shapes do not match"):
         _native.piecewise_cell_errors((0.8, 0.0), x, x, x[:, 0], cells)
+    with pytest.raises(ValueError, match="shapes do not match"):
+        _native.piecewise_icdf(rule(), (1e-10, 700.0, 60), [x] * 5, cells, tails, x[:, 0], x[:, :1])

@@ -16,7 +16,13 @@ from arcsm._native.latent_chain import LatentChain, latent_chain_backward, laten
 from arcsm._native.level_losses import LevelWeights, level_losses
 from arcsm._native.memory import may_evaluate, may_train, supports
 from arcsm._native.normal_predictor import normal_given_set
-from arcsm._native.piecewise import piecewise_cell_errors, piecewise_errors, piecewise_integrate, readable
+from arcsm._native.piecewise import (
+    piecewise_cell_errors,
+    piecewise_errors,
+    piecewise_icdf,
+    piecewise_integrate,
+    readable,
+)
 from arcsm._native.recipe import CompilationError
 from arcsm._native.score_levels import LevelConstants, ScoreLevels, Step
 from arcsm._native.score_matching import score_matching_forward_backward
@@ -53,6 +59,7 @@ __all__ = [
     "normal_given_set",
     "piecewise_cell_errors",
     "piecewise_errors",
+    "piecewise_icdf",
     "piecewise_integrate",
     "readable",
     "score_matching_forward_backward",

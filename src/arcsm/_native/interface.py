@@ -196,6 +196,7 @@ def declare(code: ctypes.CDLL) -> None:
         code.piecewise_integrate,
         code.piecewise_errors,
         code.piecewise_cell_errors,
+        code.piecewise_icdf,
         code.value_sums_forward,
         code.value_sums_backward,
         code.set_network_forward,

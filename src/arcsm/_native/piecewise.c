@@ -101,6 +101,53 @@ void piecewise_integrate(long rows, long nodes, const rule *r, const double *x, 
     }
 }
 
+/* The quantile of a density on [0, 1] proportional to exp(rise * t). */
+INLINE double exponential_icdf(double u, double rise, double max_rise, double tiny)
+{
+    rise = rise == 0.0 ? tiny : smaller(rise, max_rise);
+    return smaller(larger(log1p(u * expm1(rise)) / rise, 0.0), 1.0);
+}
+
+/* Writes the quantiles, (rows), of probabilities u as far as they lie between the outer nodes: by Newton steps on the
+ * mass within a cell, inside a shrinking bracket, until none is longer than `tolerance` cell widths. */
+void piecewise_icdf(long rows, long nodes, const rule *r, double tolerance, double max_rise, long steps,
+                    const double *x, const double *s, const double *ds, const double *dds, const double *energy,
+                    const double *cells, const double *tails, const double *log_mass, const double *u,
+                    double *quantiles)
+{
+    const long last = nodes - 1;
+    for (long row = 0; row < rows; row++) {
+        double target = u[row] * exp(log_mass[row]), below = tails[2 * row], p[COEFFICIENTS];
+        long i = 0;
+        for (; i + 1 < last && below + cells[i] <= target; i++)
+            below += cells[i];
+        double width = x[i + 1] - x[i], height = exp(energy[i]) * larger(width, r->tiny), rest = target - below;
+        polynomial_of(width, s + i, ds + i, dds + i, p);
+        double share = smaller(larger(rest / larger(cells[i], r->tiny), 0.0), 1.0);
+        double t = exponential_icdf(share, energy[i + 1] - energy[i], max_rise, r->tiny), low = 0.0, high = 1.0;
+        for (long step = 0; step < steps; step++) {
+            double mean = r->end, end = 0.0;
+            for (long k = 0; k <= POINTS; k++) {
+                double at = k < POINTS ? r->points[k] * t : t;
+                double rise = at * (p[0] + at * (p[1] + at * (p[2] + at * (p[3] + at * (p[4] + at * p[5])))));
+                end = exp(smaller(rise, r->max_exponent));
+                mean += (k < POINTS ? r->weights[k] : r->end) * end;
+            }
+            double excess = height * t * mean - rest;
+            low = excess <= 0.0 ? t : low;
+            high = excess >= 0.0 ? t : high;
+            double newton = t - excess / larger(height * end, r->tiny);
+            int is_inside = newton >= low && newton <= high;
+            double length = is_inside ? fabs(newton - t) : sqrt(high - low);
+            t = is_inside ? newton : 0.5 * (low + high);
+            if (length <= tolerance)
+                break;
+        }
+        quantiles[row] = x[i] + t * larger(width, r->tiny);
+        x += nodes, s += nodes, ds += nodes, dds += nodes, energy += nodes, cells += last;
+    }
+}
+
 /* Writes the errors inside cells, (rows, nodes - 1), relative to the mass: those of the rule, and all of the mass of
  * cells wider than `most` standard deviations of the density, or than `least` if that is more. */
 void piecewise_cell_errors(long rows, long nodes, double most, double least, const double *x, const double *cells,

@@ -43,6 +43,44 @@ def piecewise_integrate(rule: Rule, x: Tensor, s: Tensor, ds: Tensor) -> tuple[T
     return at_nodes[0], at_nodes[1], of_cells[0], of_cells[1]
 
 
+def piecewise_icdf(
+    rule: Rule, accuracy: tuple[float, float, int], at_nodes: list[Tensor], cells: Tensor, tails: Tensor,
+    log_mass: Tensor, u: Tensor,
+) -> Tensor:  # fmt: skip
+    """Return the quantiles of probabilities ``u (N,)`` as far as they lie between the outer nodes, ``(N,)``.
+
+    Arguments:
+        rule: As in :func:`piecewise_integrate`.
+        accuracy: The tolerance in cell widths, the largest rise over a cell, and the largest number of Newton steps.
+        at_nodes: Nodes, scores, their first and second derivatives, and energies, ``(N, K)`` each.
+        cells: Masses of the cells, ``(N, K - 1)``.
+        tails: Masses of both tails, ``(N, 2)``.
+        log_mass: Logarithms of the whole masses, ``(N,)``.
+        u: The probabilities.
+    """
+    rows, nodes = at_nodes[0].shape
+    inputs = [*at_nodes, cells, tails, log_mass, u]
+    sizes = [*((rows, nodes) for _ in range(5)), (rows, nodes - 1), (rows, 2), (rows,), (rows,)]
+    if [tuple(t.shape) for t in inputs] != sizes:
+        raise ValueError(f"piecewise: shapes do not match: {', '.join(str(tuple(t.shape)) for t in inputs)}")
+    inputs = [t.contiguous() for t in inputs]
+    quantiles = torch.empty_like(inputs[-1])
+    parts = share_rows(rows, _MIN_ROWS_PER_THREAD)
+    tolerance, max_rise, steps = accuracy
+
+    def run(number: int) -> None:
+        part = parts[number]
+        library().piecewise_icdf(
+            ctypes.c_long(part.stop - part.start), ctypes.c_long(nodes), ctypes.byref(rule),
+            ctypes.c_double(tolerance), ctypes.c_double(max_rise), ctypes.c_long(steps),
+            *(address(t[part]) for t in inputs), address(quantiles[part]),
+        )  # fmt: skip
+
+    if rows:
+        on_threads(run, len(parts))
+    return quantiles
+
+
 def piecewise_cell_errors(
     widest: tuple[float, float], x: Tensor, cells: Tensor, log_mass: Tensor, rule_errors: Tensor
 ) -> Tensor:

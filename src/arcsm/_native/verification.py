@@ -219,6 +219,15 @@ def _is_piecewise_right(code: ctypes.CDLL) -> bool:
     masses = np.diff(x) * np.exp(-(fine**4) / 4.0 - exact.max(1)[:, None, None]).mean(-1)
     pairs = (inside, np.zeros_like(inside)), (shape, np.ones(2)), (cells, masses), (errors, np.array(expected))
     close = all(np.allclose(ours, its, 2e-2, 2e-2) for ours, its in pairs[:3])
+    quantiles, share = np.zeros(2), np.array([0.3, 0.7])
+    accuracy = ctypes.c_double(1e-12), ctypes.c_double(700.0), ctypes.c_long(60)
+    of_quantiles = *arrays[:8], share, quantiles
+    code.piecewise_icdf(*sizes, ctypes.byref(rule), *accuracy, *map(address, of_quantiles))
+    for row, at in enumerate(quantiles):  # the mass below a quantile, by the mid-point rule
+        edges = np.append(x[row][x[row] < at], at)
+        points = edges[:-1, None] + np.diff(edges)[:, None] * (np.arange(1000) + 0.5) / 1000.0
+        mass_below = (np.diff(edges) * np.exp(-(points**4) / 4.0 - exact[row].max()).mean(1)).sum() + tails[row, 0]
+        close = close and bool(abs(mass_below / np.exp(log_mass[row]) - share[row]) < 2e-2)
     return close and np.allclose(*pairs[3], 1e-9, 1e-12) and np.allclose(within, of_cells, 1e-9, 1e-12)
 
 

@@ -23,6 +23,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from arcsm import _native
 from arcsm._native import Rule
 from arcsm._runtime.devices import constant
 
@@ -90,6 +91,12 @@ class PiecewiseDensity:
         result (``waits``), it takes all ``iterations``.
         """
         target = u * torch.exp(self.log_mass)[:, None]
+        at_nodes = [self.x, self.s, self.ds, self.dds, self.energy]
+        if u.shape[1] == 1 and waits and _native.readable(*at_nodes, u) and _native.available():
+            accuracy = tolerance, _MAX_RISE, iterations
+            of_cells = self.cells, self.tails, self.log_mass
+            x = _native.piecewise_icdf(rule(), accuracy, at_nodes, *of_cells, u[:, 0])[:, None]
+            return self._with_tail_quantiles(target, x, waits)
         cumulative = self._cumulative()  # (N, K)
         cell = (torch.searchsorted(cumulative, target.contiguous(), right=True) - 1).clamp(0, self.x.shape[1] - 2)
         polynomial, width = self._within(cell)
@@ -200,23 +207,25 @@ class PiecewiseDensity:
 
     def _with_tail_quantiles(self, target: Tensor, x: Tensor, waits: bool) -> Tensor:
         """Replace quantiles ``x`` in the tails, given the mass on their left, ``(N, M)`` each."""
-        for edge, mass, side in ((0, target, -1.0), (-1, torch.exp(self.log_mass)[:, None] - target, 1.0)):
-            tail = self.tails[:, edge : edge + 1 or None]
-            outside = mass < tail
-            if waits and not bool(outside.any()):
-                continue
-            slope, curvature = side * self.s[:, edge, None], -self.ds[:, edge, None]
-            # mass / tail = erfc(z + d sqrt(k / 2)) / erfc(z) for a Gaussian tail, exp(slope d) for an exponential one
-            share = (mass / tail.clamp(min=_TINY)).clamp(_TINY, 1.0)
-            root = torch.sqrt(0.5 * curvature.clamp(min=1e-12))
-            z = -slope / (2.0 * root)
-            tail_probability = 0.5 * torch.erfc(z) * share
-            gaussian = (-torch.special.ndtri(tail_probability.clamp(min=_TINY)) / math.sqrt(2.0) - z) / root
-            exponential = torch.log(share) / slope.clamp(max=-1e-12)
-            usable = (curvature > 1e-12) & (tail_probability > 1e-290)
-            distance = torch.where(usable, gaussian, exponential).clamp(min=0.0)
-            x = torch.where(outside, self.x[:, edge, None] + side * distance, x)
-        return x
+        beyond = torch.exp(self.log_mass)[:, None] - target
+        left, right = target < self.tails[:, :1], beyond < self.tails[:, 1:]
+        if waits and not bool((left | right).any()):
+            return x
+        edge, slope, curvature, tail = (
+            torch.where(right, values[:, -1:], values[:, :1]) for values in (self.x, self.s, -self.ds, self.tails)
+        )
+        side = torch.where(right, 1.0, -1.0)
+        slope = side * slope
+        # mass / tail = erfc(z + d sqrt(k / 2)) / erfc(z) for a Gaussian tail, exp(slope d) for an exponential one
+        share = (torch.where(right, beyond, target) / tail.clamp(min=_TINY)).clamp(_TINY, 1.0)
+        root = torch.sqrt(0.5 * curvature.clamp(min=1e-12))
+        z = -slope / (2.0 * root)
+        tail_probability = 0.5 * torch.erfc(z) * share
+        gaussian = (-torch.special.ndtri(tail_probability.clamp(min=_TINY)) / math.sqrt(2.0) - z) / root
+        exponential = torch.log(share) / slope.clamp(max=-1e-12)
+        usable = (curvature > 1e-12) & (tail_probability > 1e-290)
+        distance = torch.where(usable, gaussian, exponential).clamp(min=0.0)
+        return torch.where(left | right, edge + side * distance, x)
 
 
 def in_tails(u: Tensor) -> Tensor:

@@ -117,8 +117,11 @@ def integrate(
 
 
 def from_nodes(x: Tensor, s: Tensor, ds: Tensor) -> PiecewiseDensity:
-    """Return the densities on nodes ``(N, K)`` with these scores and derivatives; differentiable by both."""
-    return _assess(x, s, ds, None, math.inf)[0]
+    """Return the densities on nodes ``(N, K)`` with these scores and derivatives; differentiable by both.
+
+    Their errors are not estimated; see :func:`interpolation_error`.
+    """
+    return _integrated(x, s, ds)[0]
 
 
 def interpolation_error(density: PiecewiseDensity) -> Tensor:
@@ -182,10 +185,8 @@ def _include(
     return merged(x, anchor), merged(s, anchor_s), merged(ds, anchor_ds)
 
 
-def _assess(
-    x: Tensor, s: Tensor, ds: Tensor, anchor: Tensor | None, tol: float, free: int = 0, noise: float = 0.0
-) -> tuple[PiecewiseDensity, Tensor, Tensor]:
-    """Return the densities, the error inside each cell and each cell's total contribution, ``(N, K - 1)`` each."""
+def _integrated(x: Tensor, s: Tensor, ds: Tensor, free: int = 0) -> tuple[PiecewiseDensity, Tensor]:
+    """Return the densities, without their errors, and the errors of the rule in each cell, ``(N, K - 1)``."""
     x, s, ds = x.double(), s.double(), ds.double()
     if _native.readable(x, s, ds) and _native.available():
         dds, energy, cells, rule_errors = _native.piecewise_integrate(rule(), x, s, ds)
@@ -200,18 +201,27 @@ def _assess(
     tails = tail_mass(energy[:, outer], torch.stack([-s[:, 0], s[:, -1]], 1), ds[:, outer])
     log_mass = torch.log(cells.sum(1) + tails.sum(1))
     with torch.no_grad():
+        error, converged = torch.zeros_like(log_mass), log_mass.isfinite()
+        evaluations = torch.full_like(log_mass, x.shape[1] - free, dtype=torch.long)
+    return PiecewiseDensity(x, s, ds, dds, energy, cells, tails, log_mass, error, converged, evaluations), rule_errors
+
+
+def _assess(
+    x: Tensor, s: Tensor, ds: Tensor, anchor: Tensor | None, tol: float, free: int = 0, noise: float = 0.0
+) -> tuple[PiecewiseDensity, Tensor, Tensor]:
+    """Return the densities, the error inside each cell and each cell's total contribution, ``(N, K - 1)`` each."""
+    density, rule_errors = _integrated(x, s, ds, free)
+    x, cells, log_mass = density.x, density.cells, density.log_mass
+    with torch.no_grad():
         if _native.readable(x, cells, log_mass, rule_errors) and _native.available():
             widest = _MAX_CELL_WIDTH, _MAX_CELL_NOISE * noise
             cell_errors = _native.piecewise_cell_errors(widest, x, cells, log_mass, rule_errors)
         else:
             share = cells / torch.exp(log_mass)[:, None]
             cell_errors = rule_errors / torch.exp(log_mass)[:, None] + share * _is_too_wide(x, share, noise)
-        error, converged = torch.zeros_like(log_mass), log_mass.isfinite()
-        evaluations = torch.full_like(log_mass, x.shape[1] - free, dtype=torch.long)
-        density = PiecewiseDensity(x, s, ds, dds, energy, cells, tails, log_mass, error, converged, evaluations)
         errors = _errors(density, cell_errors, anchor, 1.0)
-        error += errors.sum(1)
-        converged &= error <= tol
+        density.error.add_(errors.sum(1))
+        density.converged.logical_and_(density.error <= tol)
     return density, cell_errors, errors
 
 
