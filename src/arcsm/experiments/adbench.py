@@ -39,6 +39,7 @@ class ADBench(Settings):
     """Every detector has its default settings."""
 
     cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds", "methods", "tables"})
+    records_cells: ClassVar[bool] = True
     methods: tuple[str, ...] = Field((OURS, *PEERS), min_length=1)
     tables: tuple[str, ...] = ()  # default: all in the data folder
     most_fitted: int = Field(5_000, ge=10)  # normal rows
