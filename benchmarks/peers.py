@@ -1,4 +1,4 @@
-"""Training, likelihoods and samples of a table of 21 columns: arcsm, the naive way, flows, scikit-learn, the limit.
+"""Training, likelihoods and samples of few columns and of many: arcsm, naive ways, flows, scikit-learn, the limit.
 
 python -m benchmarks.peers
 """
@@ -24,6 +24,7 @@ from benchmarks.log_prob import trained, uniform_grid
 from benchmarks.timing import interleaved_medians, show
 
 FEATURES, BATCH, ROWS, FEW = 21, 128, 512, 16  # few: rows of the naive way, whose time is scaled up
+IMAGE, IMAGES = 784, 64  # columns of an image, and how many images are drawn
 _LANGEVIN_STEPS = (20, 10)  # steps at each level, levels (paper)
 _GRID = 2049
 
@@ -102,7 +103,10 @@ def ours(model: AutoregressiveModel, x: Tensor) -> Actions:
     }
 
 
-def flows() -> Mapping[str, tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor], Callable[[nn.Module], object]]]:
+Network = tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor], Callable[[nn.Module], object]]
+
+
+def flows(features: int, rows: int) -> Mapping[str, Network]:
     """Return autoregressive flows with about as many weights as ours: network, log density, samples."""
     zuko = import_zuko()
     torch.manual_seed(0)
@@ -110,13 +114,13 @@ def flows() -> Mapping[str, tuple[nn.Module, Callable[[nn.Module, Tensor], Tenso
     def spline() -> nn.Module:
         transforms: list[nn.Module] = []
         for _ in range(3):
-            transforms.append(ReversePermutation(FEATURES))
+            transforms.append(ReversePermutation(features))
             transforms.append(
                 MaskedPiecewiseRationalQuadraticAutoregressiveTransform(
-                    FEATURES, 128, num_bins=8, tails="linear", tail_bound=5.0, num_blocks=1
+                    features, 128, num_bins=8, tails="linear", tail_bound=5.0, num_blocks=1
                 )
             )
-        return Flow(CompositeTransform(transforms), StandardNormal([FEATURES]))
+        return Flow(CompositeTransform(transforms), StandardNormal([features]))
 
     def of_zuko(network: nn.Module, x: Tensor) -> Tensor:
         return network().log_prob(x)  # type: ignore[no-any-return]
@@ -125,17 +129,33 @@ def flows() -> Mapping[str, tuple[nn.Module, Callable[[nn.Module, Tensor], Tenso
         return network.log_prob(x)  # type: ignore[operator, no-any-return]
 
     def draw_zuko(network: nn.Module) -> object:
-        return network().sample((ROWS,))
+        return network().sample((rows,))
 
     def draw_nflows(network: nn.Module) -> object:
-        return network.sample(ROWS)  # type: ignore[operator]
+        return network.sample(rows)  # type: ignore[operator]
 
     return {
-        "zuko: NSF": (zuko.flows.NSF(FEATURES, transforms=3, hidden_features=(128, 128)), of_zuko, draw_zuko),
-        "zuko: MAF": (zuko.flows.MAF(FEATURES, transforms=5, hidden_features=(128, 128)), of_zuko, draw_zuko),
+        "zuko: NSF": (zuko.flows.NSF(features, transforms=3, hidden_features=(128, 128)), of_zuko, draw_zuko),
+        "zuko: MAF": (zuko.flows.MAF(features, transforms=5, hidden_features=(128, 128)), of_zuko, draw_zuko),
         "nflows: NSF": (spline(), of_nflows, draw_nflows),
-        "nflows: MAF": (MaskedAutoregressiveFlow(FEATURES, 128, 5, 1), of_nflows, draw_nflows),
+        "nflows: MAF": (MaskedAutoregressiveFlow(features, 128, 5, 1), of_nflows, draw_nflows),
     }
+
+
+def images() -> dict[str, tuple[Callable[[], object], float]]:
+    """Return how images are drawn, and one pass through our networks."""
+    model, data = trained(IMAGE)
+    z = model.standardise(data[:IMAGES])
+    ways: dict[str, tuple[Callable[[], object], float]] = {
+        "arcsm: flow": (lambda: model.sample(IMAGES), 1.0),
+        "arcsm: fast flow": (lambda: model.sample(IMAGES, "fast_flow", steps=4), 1.0),
+        "limit: a forward pass": (
+            torch.no_grad()(lambda: model.head.projected_score(model.head.project(model.context(z)), z, 0.1)), 1.0,
+        ),
+    }  # fmt: skip
+    for name, (network, _, draw) in flows(IMAGE, IMAGES).items():
+        ways[name] = (torch.no_grad()(partial(draw, network)), 1.0)
+    return ways
 
 
 def main() -> None:
@@ -148,7 +168,7 @@ def main() -> None:
     spline = AutoregressiveModel(MADE(FEATURES, 32, (128, 128)), SplineHead(32))
     networks: dict[str, tuple[nn.Module, Callable[..., Tensor], Callable[..., object]]] = {
         "arcsm: SplineHead": (spline, lambda network, x: network.log_prob(x), lambda network: network.sample(ROWS)),
-        **flows(),
+        **flows(FEATURES, ROWS),
     }
     for name, (network, log_prob, draw) in networks.items():
         weights[name] = sum(p.numel() for p in network.parameters())
@@ -166,9 +186,11 @@ def main() -> None:
     actions[drawing]["scikit-learn: GaussianMixture"] = (partial(mixture.sample, ROWS), 1.0)
     actions[drawing]["scikit-learn: KernelDensity"] = (partial(kernels.sample, ROWS), 1.0)
 
+    actions[f"{IMAGES} samples of {IMAGE} columns"] = images()
     found = {}
     for what, who in actions.items():
-        medians = interleaved_medians({name: call for name, (call, _) in who.items()}, repeats=5)
+        repeats = 1 if "columns" in what else 5
+        medians = interleaved_medians({name: call for name, (call, _) in who.items()}, repeats=repeats)
         seconds = {name: medians[name] * scale for name, (_, scale) in who.items()}
         mine = next(value for name, value in seconds.items() if name.startswith("arcsm"))
         found[what] = {

@@ -26,11 +26,12 @@ _FREE = {
     "unfold", "empty", "empty_like", "new_empty", "empty_strided", "lift_fresh", "chunk",
 }  # fmt: skip
 #: Operations whose result, or its shape, the host waits for.
-_WAITED_FOR = frozenset(
-    ["_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2", "unique_consecutive"]
-)
-_INDEXING = frozenset(["index", "index_put", "index_put_", "_index_put_impl_"])
-_COPIES = frozenset(["copy_", "_to_copy"])
+_WAITED_FOR = {
+    "_local_scalar_dense", "_linalg_check_errors", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2",
+    "unique_consecutive",
+}  # fmt: skip
+_INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
+_COPIES = {"copy_", "_to_copy"}
 _PlainGenerator: Any = torch.Generator
 _MASKS = (torch.bool, torch.uint8)
 
@@ -85,6 +86,8 @@ class PretendDevice(TorchDispatchMode):
             mock.patch("torch.optim.adam._device_dtype_check_for_fused"),
             mock.patch("torch.is_autocast_enabled", return_value=False),
             mock.patch("torch.Generator", _Generator),
+            mock.patch("arcsm._runtime.devices._may_keep", return_value=True),
+            mock.patch.dict("arcsm._runtime.devices._KEPT", clear=True),
         )
 
     def clear(self) -> None:

@@ -1,6 +1,5 @@
 """Devices by name, and constants on them."""
 
-import functools
 from typing import Any
 
 import torch
@@ -14,17 +13,25 @@ def widest_float(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type in _WITHOUT_DOUBLE_PRECISION else torch.float64
 
 
+_KEPT: dict[tuple[Any, ...], Tensor] = {}
+
+
 def constant(values: tuple[Any, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return a tensor of these values, which is sent to a device once; nobody may change it."""
-    if torch.compiler.is_compiling() or torch._C._functorch.get_interpreter_stack():  # it would belong to the trace
-        return torch.tensor(values, dtype=dtype, device=device)
-    return _kept(values, dtype, device)
-
-
-@functools.cache
-def _kept(values: tuple[Any, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    key = values, dtype, device
+    if _may_keep() and key in _KEPT:
+        return _KEPT[key]
     with torch.inference_mode(False):  # an inference tensor could not be saved for backward
-        return torch.tensor(values, dtype=dtype, device=device)
+        found = torch.tensor(values, dtype=dtype, device=device)
+    if _may_keep():
+        _KEPT[key] = found
+    return found
+
+
+def _may_keep() -> bool:
+    """Return whether a new tensor belongs to no trace, transform or mode of torch."""
+    modes = torch._C._functorch.get_interpreter_stack() or torch._C._len_torch_dispatch_stack()
+    return not (torch.compiler.is_compiling() or modes)
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

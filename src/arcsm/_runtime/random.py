@@ -133,7 +133,7 @@ def dequantised(x: Tensor, width: Tensor | float, source: Source) -> Tensor:
 
     ``x`` are lower edges of cells, ``(N, D)``, and ``width`` their widths, ``()`` or ``(D,)``; 0 for continuous values.
     """
-    width = torch.as_tensor(width)
+    width = width if isinstance(width, Tensor) else torch.as_tensor(width, dtype=x.dtype)
     if width.device.type == "cpu" and not bool((width > 0.0).any()):  # another device would have to be waited for
         return x
     return x + width.to(x) * uniform_like(x, source)

@@ -335,7 +335,8 @@ class Conditionals:
         part = replace(self, projection=self.projection[rows], unconverged=0)
         if nodes is None:
             is_noise = self.method == "flow" or self.is_noise(sigma)
-            half_grid = _HALF_GRID_OF_NOISE if is_noise and self.looks is None else _HALF_GRID
+            is_coarse = self.looks is None or 2 * len(_HALF_GRID) + 1 > self.accuracy.max_evaluations
+            half_grid = _HALF_GRID_OF_NOISE if is_noise and is_coarse else _HALF_GRID
             nodes = starting_nodes(self.head, part.projection, sigma, half_grid)
         density = integrate(
             lambda x, rows: part.score_and_derivative(x, rows, sigma), nodes, anchor,

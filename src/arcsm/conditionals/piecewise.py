@@ -92,7 +92,7 @@ class PiecewiseDensity:
         """
         target = u * torch.exp(self.log_mass)[:, None]
         at_nodes = [self.x, self.s, self.ds, self.dds, self.energy]
-        if u.shape[1] == 1 and waits and _native.readable(*at_nodes, u) and _native.available():
+        if u.shape == (len(self.x), 1) and waits and _native.readable(*at_nodes, u) and _native.available():
             accuracy = tolerance, _MAX_RISE, iterations
             of_cells = self.cells, self.tails, self.log_mass
             x = _native.piecewise_icdf(rule(), accuracy, at_nodes, *of_cells, u[:, 0])[:, None]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from arcsm._native import available, context_walk, may_evaluate, supports
 from arcsm._runtime.conditions import Condition
-from arcsm._runtime.devices import widest_float
+from arcsm._runtime.devices import constant, widest_float
 from arcsm._runtime.random import Source
 from arcsm._runtime.sizes import whole_numbers
 from arcsm.contexts.any_order_steps import StepwiseAnyOrder, with_pairs
@@ -331,7 +331,8 @@ class AnyOrder(StepwiseAnyOrder):
         is_value = (~self._parents.left_out(x)).to(x)
         is_target = None
         if len(self.targets) < self.features:
-            is_target = torch.tensor([d in self.targets for d in range(self.features)], device=x.device)
+            are_targets = tuple(d in self.targets for d in range(self.features))
+            is_target = constant(are_targets, torch.bool, x.device)
         most = self.small_sets if self._trains_small_sets else None
         total, size, known = draw_sets(x, self._parents, is_target, self.complete_share, generator, most)
         present = ~x.isnan() if is_target is None else ~x.isnan() & is_target

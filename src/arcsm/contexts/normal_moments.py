@@ -23,13 +23,14 @@ class PreciseModule(nn.Module):
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        if widest_float(fn(torch.zeros(1)).device) != torch.float64:
+            return super()._apply(lambda x: fn(x.float() if x.dtype == torch.float64 else x), recurse)
         precise = {name: buffer for name, buffer in self.named_buffers() if buffer.is_floating_point()}
-        for name, buffer in precise.items():
-            setattr(self, name, buffer.float())  # there may be no double precision where they go
         super()._apply(fn, recurse)
-        for name, buffer in precise.items():
-            device = getattr(self, name).device
-            setattr(self, name, buffer.to(device, widest_float(device)))
+        for name, exact in precise.items():
+            moved = getattr(self, name)
+            if moved.dtype != torch.float64:
+                setattr(self, name, (moved if exact.is_meta else exact).to(moved.device, torch.float64))
         return self
 
 
@@ -67,7 +68,7 @@ def given_set(matrix: Tensor, values: Tensor, known: Tensor) -> Predicted:
     """Predict all dimensions from one set, of the ``known`` values."""
     if _holds((known == known[:1]).all()):  # one matrix for all rows
         known = known[:1]
-    lower = torch.linalg.cholesky(_masked(matrix, known))
+    lower = _cholesky(_masked(matrix, known))
     half = torch.linalg.solve_triangular(lower, matrix * known.to(matrix).unsqueeze(-1), upper=False)  # (B or 1, K, K)
     errors = _solve(lower, values)
 
@@ -90,7 +91,7 @@ def in_order(matrix: Tensor, values: Tensor, known: Tensor, order: Tensor) -> Pr
         known, index = known[:1], index[:1]
     masked = _masked(matrix, known)
     rows, columns = index.unsqueeze(-1).expand_as(masked), index.unsqueeze(-2).expand_as(masked)
-    lower = torch.linalg.cholesky(masked.gather(1, rows).gather(2, columns))
+    lower = _cholesky(masked.gather(1, rows).gather(2, columns))
     half = torch.linalg.solve_triangular(lower, (matrix * known.to(matrix).unsqueeze(-1)).gather(1, rows), upper=False)
     half = half * (torch.arange(values.shape[1], device=values.device)[:, None] < place.unsqueeze(-2))  # those before
     errors = torch.linalg.solve_triangular(lower, arranged.unsqueeze(-1), upper=False)
@@ -108,7 +109,8 @@ def given_others(matrix: Tensor, values: Tensor, known: Tensor) -> Predicted:
     Set ``n`` of ``0..K`` has all but that of dimension ``n``, the last one has all.
     """
     complete = _holds(known.all())
-    inverse = torch.linalg.inv(_masked(matrix, known[:1] if complete else known))
+    masked = _masked(matrix, known[:1] if complete else known)
+    inverse = torch.linalg.inv_ex(masked, check_errors=masked.device.type == "cpu")[0]
     diagonal, product = inverse.diagonal(dim1=-2, dim2=-1), (inverse @ values.unsqueeze(-1))[..., 0]
     location, scale = values - product / diagonal, diagonal.rsqrt().expand_as(values)
     if not complete:
@@ -131,6 +133,11 @@ def _standardised(product: Tensor, precision: Tensor) -> tuple[Tensor, Tensor]:
     """Return residuals in units of their errors, and these; infinitely large ones have no precision."""
     scale = precision.clamp(min=torch.finfo(precision.dtype).tiny).rsqrt()
     return product * scale, scale
+
+
+def _cholesky(matrix: Tensor) -> Tensor:
+    """Return the lower factor; the host does not wait for an accelerator to check that there is one."""
+    return torch.linalg.cholesky_ex(matrix, check_errors=matrix.device.type == "cpu")[0]
 
 
 def _inverse(lower: Tensor) -> Tensor:

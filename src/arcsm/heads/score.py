@@ -133,7 +133,9 @@ class ScoreHead(Head):
         if sigma is None:
             one = like.new_ones(())
             return Scales(one * self.data_std, one / self.data_std, like.new_zeros(()))
-        sigma = sigma.to(like) if isinstance(sigma, Tensor) else like.new_full((), sigma)
+        if isinstance(sigma, float | int):  # filling a tensor there takes less time than sending one
+            sigma = like.new_full((), sigma)
+        sigma = torch.as_tensor(sigma, dtype=like.dtype, device=like.device)
         width = torch.sqrt(sigma.square() + self.data_std**2)
         return Scales(width, self.data_std / (sigma * width), sigma / self.data_std)
 

@@ -210,7 +210,6 @@ class Sampling(ModelParts):
 
         def values(conditionals: Conditionals, source: Source) -> Tensor:
             head = conditionals.head
-            conditionals.looks = 0 if conditionals.is_remote else None
             exact = head.discrete or (by_column and head.normalised)
             if exact:
                 return inverse_cdf(conditionals, source)

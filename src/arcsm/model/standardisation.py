@@ -46,13 +46,14 @@ class Standardised(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move or convert the module; the units of conditions stay in double precision, if the device has it."""
+        if widest_float(fn(torch.zeros(1)).device) != torch.float64:
+            return super()._apply(lambda x: fn(x.float() if x.dtype == torch.float64 else x), recurse)
         units = {name: self.get_buffer(name) for name in _CONDITION_UNITS}
-        for name, exact in units.items():
-            setattr(self, name, exact.float())
         super()._apply(fn, recurse)
         for name, exact in units.items():
-            device = self.get_buffer(name).device
-            setattr(self, name, exact.to(device, widest_float(device)))
+            moved = self.get_buffer(name)
+            if moved.dtype != torch.float64:
+                setattr(self, name, (moved if exact.is_meta else exact).to(moved.device, torch.float64))
         return self
 
     def set_standardisation(self, shift: Values, scale: Values) -> None:

@@ -38,6 +38,14 @@ def largest_noise(conditionals: Conditionals, sampler: str) -> float:
     return conditionals.path[0]
 
 
+def looks_at(conditionals: Conditionals, sigma: float) -> int | None:
+    """Return how often the host looks at the errors of densities at a noise level.
+
+    Never on an accelerator if noise hides all modes, else whenever useful.
+    """
+    return 0 if conditionals.is_remote and conditionals.is_noise(sigma) else None
+
+
 def quadrature_icdf(
     conditionals: Conditionals, sigma: float, u: Tensor, tol: float, rows: Tensor | None = None
 ) -> Tensor:
@@ -45,13 +53,14 @@ def quadrature_icdf(
 
     Nodes are placed by the width of each conditional, unless noise makes them all alike.
     """
+    looks = looks_at(conditionals, sigma)
 
     def icdf(part: Conditionals) -> Tensor:
         if part.is_noise(sigma):
             return part.icdf(u)
         return part.icdf(u, nodes_around(part, *normal_approximation(part, sigma)))
 
-    return conditionals.apply(icdf, rows, path=(sigma,), method="quadrature", accuracy=Accuracy(tol))
+    return conditionals.apply(icdf, rows, path=(sigma,), method="quadrature", accuracy=Accuracy(tol), looks=looks)
 
 
 def normal_approximation(conditionals: Conditionals, sigma: float) -> tuple[Tensor, Tensor]:

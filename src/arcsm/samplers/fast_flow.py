@@ -8,7 +8,7 @@ from torch import Tensor
 
 from arcsm.conditionals.conditionals import NEWTON_STEPS, Conditionals
 from arcsm.conditionals.quadrature import from_nodes, interpolation_error
-from arcsm.samplers.base import largest_noise, quadrature_icdf, uniforms
+from arcsm.samplers.base import largest_noise, looks_at, quadrature_icdf, uniforms
 
 _HALF_WIDTH = 2.4  # of the coarse grid, in standard deviations of noisy data; images end at two
 _MAX_SPACING = 2.8  # sigmas
@@ -52,7 +52,8 @@ def fast_flow(conditionals: Conditionals, generator: torch.Generator | None = No
 def _coarse_icdf(conditionals: Conditionals, sigma: float, u: Tensor, tol: float) -> Tensor:
     """Return the quantiles ``u (N,)`` at a noise level from a coarse grid, by quadrature where needed."""
     width = math.hypot(sigma, conditionals.data_std)
-    least = _MIN_NODES if conditionals.looks is None else 2 * _MIN_NODES
+    looks = looks_at(conditionals, sigma)
+    least = _MIN_NODES if looks is None else 2 * _MIN_NODES
     count = max(least, 1 + math.ceil(2.0 * _HALF_WIDTH * width / (_MAX_SPACING * sigma)))
     if count > _MAX_NODES:
         return quadrature_icdf(conditionals, sigma, u, tol)
@@ -61,13 +62,13 @@ def _coarse_icdf(conditionals: Conditionals, sigma: float, u: Tensor, tol: float
     s, ds = conditionals.score_and_derivative(nodes, slice(0, len(u)), sigma)
     outer = ds[:, :: count - 1].clamp(max=-(width**-2))  # tails no wider than `width`
     density = from_nodes(nodes, s, torch.cat([outer[:, :1], ds[:, 1:-1], outer[:, 1:]], 1))
-    if conditionals.looks is None:
+    if looks is None:
         x = density.icdf(u[:, None].double(), tolerance=1e-3)[:, 0].to(u.dtype)
     else:
         x = density.icdf(u[:, None].double(), NEWTON_STEPS, waits=False)[:, 0].to(u.dtype)
     tails = density.tails.sum(1) / torch.exp(density.log_mass)
     is_accurate = (interpolation_error(density) <= tol) & (tails <= _MAX_TAILS)
-    if conditionals.looks is not None:
+    if looks is not None:
         conditionals.unconverged += (~is_accurate).sum()
         return x
     rows = (~is_accurate).nonzero()[:, 0]

@@ -17,4 +17,5 @@ def probability_flow(conditionals: Conditionals, generator: torch.Generator | No
     """
     top = largest_noise(conditionals, "probability_flow")
     x = quadrature_icdf(conditionals, top, uniforms(conditionals, generator), tol)
-    return conditionals.carry(x, tol, with_slopes=False).x
+    looks = 0 if conditionals.is_remote else None
+    return conditionals.apply(lambda part: part.carry(x, tol, with_slopes=False).x, looks=looks)

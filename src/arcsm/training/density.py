@@ -248,7 +248,8 @@ class DensityTask(TrainingTask):
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         norms = torch.nn.utils.get_total_norm([p.grad for p in self._current[0] if p.grad is not None])
-        loss, norm = torch.stack([total, norms.to(total)]).tolist()  # the only time in a step that the host waits
+        dtype = torch.promote_types(total.dtype, norms.dtype)
+        loss, norm = torch.stack([total.to(dtype), norms.to(dtype)]).tolist()  # the host waits here alone
         if not math.isfinite(loss):
             raise NonFiniteError(f"the loss is {loss}")
         is_finite = math.isfinite(norm)
