@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from arcsm import AutoregressiveModel, ScoreHead, fit
-from arcsm.conditionals.conditionals import known_tail, starting_nodes
+from arcsm.conditionals.nodes import known_tail, starting_nodes
 from arcsm.conditionals.quadrature import PiecewiseDensity, integrate
 from arcsm.data.datasets import load_dataset
 from arcsm.training.run_config import load_config

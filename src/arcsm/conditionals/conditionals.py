@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Literal, Self
 
 import torch
@@ -17,13 +17,12 @@ from torch import Tensor, nn
 
 from arcsm import _native
 from arcsm._native import ScoreLevels, Step
-from arcsm._runtime.devices import constant
 from arcsm._runtime.memory import Workspace
 from arcsm.conditionals.cell_means import log_mean_density
 from arcsm.conditionals.flow import Carried, LevelScore, follow
+from arcsm.conditionals.nodes import HALF_GRID, HALF_GRID_OF_NOISE, check_range, known_tail, starting_nodes
 from arcsm.conditionals.piecewise import PiecewiseDensity, in_tails
-from arcsm.conditionals.quadrature import TailFunction, evaluate_nodes, from_nodes, integrate
-from arcsm.errors import AccuracyWarning, warn
+from arcsm.conditionals.quadrature import evaluate_nodes, from_nodes, integrate
 from arcsm.heads import Head, LocatedHead, NormalisedHead, ScoreHead
 from arcsm.heads.score import WINDOW_END_WIDTHS
 
@@ -31,14 +30,8 @@ Method = Literal["closed_form", "flow", "quadrature"]
 #: A number of integrals; a tensor ``()`` if the host has not asked the device for it yet.
 Count = int | Tensor
 
-#: Initial nodes on the right of zero, in widths of the base Gaussian: dense where most of the mass is, and extending
-#: to where the score is exactly linear.
-_HALF_GRID = (0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0, 3.75, 5.0, 7.5, 12.0, WINDOW_END_WIDTHS)
-#: The same at the largest noise of a ladder, where no mode is narrow.
-_HALF_GRID_OF_NOISE = (0.9, 1.8, 2.8, 4.2, 7.5, WINDOW_END_WIDTHS)
 _LARGE = 1e15  # standardised values whose squares are numbers in single precision
 _MAX_CORRECTION = 0.2  # of a quantile, in standard deviations of noise
-_MAX_TAIL_SHARE = 1e-3  # of the mass outside the range of a head that may have any tails
 #: Nats; rounding in single precision changes log densities by about a tenth of it.
 SINGLE_TOLERANCE = 1e-4
 CONDITIONALS_AT_A_TIME = 4096  #: conditionals integrated together
@@ -335,8 +328,8 @@ class Conditionals:
         part = replace(self, projection=self.projection[rows], unconverged=0)
         if nodes is None:
             is_noise = self.method == "flow" or self.is_noise(sigma)
-            is_coarse = self.looks is None or 2 * len(_HALF_GRID) + 1 > self.accuracy.max_evaluations
-            half_grid = _HALF_GRID_OF_NOISE if is_noise and is_coarse else _HALF_GRID
+            is_coarse = self.looks is None or 2 * len(HALF_GRID) + 1 > self.accuracy.max_evaluations
+            half_grid = HALF_GRID_OF_NOISE if is_noise and is_coarse else HALF_GRID
             nodes = starting_nodes(self.head, part.projection, sigma, half_grid)
         density = integrate(
             lambda x, rows: part.score_and_derivative(x, rows, sigma), nodes, anchor,
@@ -345,7 +338,7 @@ class Conditionals:
         )  # fmt: skip
         self._count(density.converged)
         if isinstance(self.head, ScoreHead) and not self.head.has_original_score:
-            _check_range(self.head, density)
+            check_range(self.head, density)
         return density
 
     def differentiable_log_prob(self, x: Tensor) -> Tensor:
@@ -429,44 +422,6 @@ def compiled_scores(head: Head) -> ScoreLevels | None:
 
 def _without_autocast(device_type: str) -> AbstractContextManager[object]:
     return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()
-
-
-def starting_nodes(
-    head: Head, projection: Tensor, sigma: float | None, half_grid: Sequence[float] = _HALF_GRID
-) -> Tensor:
-    """Return the nodes at which the integration of a head's conditionals starts, ``(N, K)`` in double precision."""
-    symmetric = (*(-t for t in reversed(half_grid)), 0.0, *half_grid)
-    grid = constant(symmetric, torch.float64, projection.device)
-    if isinstance(head, ScoreHead):
-        return (grid * head.base_width(sigma)).expand(len(projection), -1)
-    if isinstance(head, NormalisedHead):
-        low, high = (edge.double() for edge in head.bracket(projection, sigma))
-        return 0.5 * (low + high)[:, None] + 0.5 * (high - low)[:, None] * grid / half_grid[-1]
-    raise TypeError(
-        f'{type(head).__name__}: integration needs a ScoreHead or a NormalisedHead; sample with sampler="langevin"'
-    )
-
-
-def _check_range(head: ScoreHead, density: PiecewiseDensity) -> None:
-    """Warn if a score of a subclass puts mass outside of its range, where it is only extrapolated."""
-    share = density.tails.detach().sum(1) / torch.exp(density.log_mass)
-    if not bool((share <= _MAX_TAIL_SHARE).all()):
-        widths = f"{WINDOW_END_WIDTHS:g} sqrt(sigma^2 + data_std^2) from zero, in standardised units"
-        message = f"{type(head).__name__}: some mass lies beyond {widths}, where the score is only extrapolated"
-        warn(f"{message}; standardise the data or raise data_std", AccuracyWarning)
-
-
-def known_tail(head: Head, sigma: float | None, nodes: Tensor) -> TailFunction | None:
-    """Return the score and derivative at the outer nodes of ``(N, K)`` as a function, if they need no network.
-
-    The outer nodes on an accelerator, which would have to be waited for, are taken to be those of
-    :func:`starting_nodes`.
-    """
-    if not isinstance(head, ScoreHead) or not head.has_original_score:
-        return None
-    start = head.tail_start(sigma) * (1.0 - 1e-12)
-    in_tails = nodes.device.type != "cpu" or bool((torch.minimum(-nodes[:, 0], nodes[:, -1]) >= start).all())
-    return partial(head.tail_score_and_derivative, sigma) if in_tails else None
 
 
 def choose_method(head: Head, path: Sequence[float], method: str | None) -> Method:

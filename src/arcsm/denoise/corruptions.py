@@ -14,7 +14,8 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from arcsm.conditionals.conditionals import Conditionals, starting_nodes
+from arcsm.conditionals.conditionals import Conditionals
+from arcsm.conditionals.nodes import starting_nodes
 from arcsm.conditionals.quadrature import integrate
 from arcsm.denoise import posteriors
 from arcsm.model import AutoregressiveModel

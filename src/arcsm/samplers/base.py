@@ -7,7 +7,8 @@ from torch import Tensor
 
 from arcsm._runtime.devices import constant
 from arcsm._runtime.random import normal_like, open_uniform_like
-from arcsm.conditionals.conditionals import Accuracy, Conditionals, starting_nodes
+from arcsm.conditionals.conditionals import Accuracy, Conditionals
+from arcsm.conditionals.nodes import starting_nodes
 from arcsm.heads.score import WINDOW_END_WIDTHS
 
 #: A sampler takes ``N`` conditionals, a generator and its own options, and returns ``(N,)`` values. It draws with
