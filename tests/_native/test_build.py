@@ -169,6 +169,7 @@ def test_a_library_without_a_function_is_an_error(tmp_path: Path, monkeypatch: p
         "set_network_backward",
         "context_walk",
         "normal_given_set",
+        "normal_in_order",
         "level_losses",
     ],
 )

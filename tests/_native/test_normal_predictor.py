@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from arcsm._native import normal_given_set
+from arcsm._native import normal_given_set, normal_in_order
 from arcsm.contexts.normal_moments import given_set
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -33,6 +33,28 @@ def test_means_and_errors_are_those_of_torch(units: int, rank: int, rows: int) -
     torch.testing.assert_close(error.double().square(), expected.scale.square(), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("gaps", [0.0, 0.3])
+@pytest.mark.parametrize(("units", "rank"), [(1, 1), (7, 3), (48, 5)])
+def test_in_order_each_unit_is_given_the_known_ones_of_dimensions_before_its_own(
+    units: int, rank: int, gaps: float
+) -> None:
+    matrix = correlations(units, rank)
+    known = torch.rand(300, units) >= gaps
+    known[7] = False
+    values = torch.where(known, torch.randn(300, units).double(), 0.0)
+    dimension = [i // 2 for i in range(units)]  # pairs
+    order = [2 * d + k for d in torch.randperm(units // 2 + units % 2).tolist() for k in (0, 1) if 2 * d + k < units]
+    location, error = normal_in_order(matrix.float(), values.float(), known.float(), order, dimension)
+    before = torch.zeros(units, dtype=torch.bool)
+    for i in order:
+        started = [j for j in order if dimension[j] == dimension[i]]
+        before[:] = False
+        before[order[: order.index(started[0])]] = True
+        expected = given_set(matrix, torch.where(before, values, 0.0), known & before)
+        torch.testing.assert_close(location[:, i].double(), expected.location[:, i], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(error[:, i].double().square(), expected.scale[:, i].square(), rtol=1e-3, atol=1e-4)
+
+
 def test_units_that_say_the_same_do_not_divide_by_zero() -> None:
     matrix = torch.ones(3, 3)
     location, error = normal_given_set(matrix, torch.ones(1, 3), torch.tensor([[1.0, 1.0, 0.0]]))
@@ -43,5 +65,8 @@ def test_units_that_say_the_same_do_not_divide_by_zero() -> None:
 def test_shapes_that_do_not_match_are_errors() -> None:
     with pytest.raises(ValueError, match="normal_predictor: shapes do not match"):
         normal_given_set(torch.eye(3), torch.zeros(2, 3), torch.zeros(2, 2))
+    for order, dimension in (([0, 1, 1], [0, 1, 2]), ([0, 1, 2], [0, 1])):
+        with pytest.raises(ValueError, match="normal_predictor: shapes do not match"):
+            normal_in_order(torch.eye(3), torch.zeros(2, 3), torch.zeros(2, 3), order, dimension)
     with pytest.raises(TypeError, match="float32"):
         normal_given_set(torch.eye(3), torch.zeros(2, 3), torch.zeros(2, 3).double())

@@ -127,6 +127,8 @@ def test_errors_are_measured_on_rows_that_the_predictor_has_not_seen() -> None:
     fitted = LinearBase(12).double()
     fitted.fit(torch.randn(14, 12, dtype=torch.float64))
     assert torch.equal(fitted.scales, torch.ones(12, dtype=torch.float64))
+    assert not fitted.index
+    torch.testing.assert_close(fitted.correlation, torch.eye(12, dtype=torch.float64))
     fitted.fit(torch.randn(500, 1, dtype=torch.float64).expand(500, 12))
     assert bool(((fitted.scales >= 1e-4) & (fitted.scales < 0.02)).all())
 
@@ -141,3 +143,14 @@ def test_a_row_far_from_the_line_widens_the_scale() -> None:
     fitted.fit(x)
     assert narrow < 0.02
     assert float(fitted.scales.min()) == pytest.approx(0.05, rel=0.25)  # a tenth of its distance
+
+
+def test_lines_of_few_rows_are_found_and_columns_that_only_seem_to_be_on_one_are_not() -> None:
+    """Forty complete rows of ten columns, two of which are copies but for a little noise."""
+    torch.manual_seed(4)
+    x = torch.randn(40, 10, dtype=torch.float64)
+    x[:, 7] = x[:, 2] + 0.01 * torch.randn(40, dtype=torch.float64)
+    fitted = LinearBase(10).double()
+    fitted.fit(x)
+    assert fitted.index == (2, 7)
+    assert float(fitted.scales[[2, 7]].max()) < 0.03

@@ -94,6 +94,19 @@ def test_what_few_rows_of_a_level_tell_is_trusted_less() -> None:
     assert 0.1 * 8.0 < shift < 0.4 * 8.0  # 2 of 2 + 10 rows, and the other two levels say that it is neither
 
 
+@pytest.mark.parametrize("rows", [12, 40, 400])
+def test_complete_rows_give_correlations_however_few_they_are(rows: int) -> None:
+    """They are those of the rows, reduced by the number of units."""
+    torch.manual_seed(0)
+    x = torch.randn(rows, 8, dtype=torch.float64)
+    x[:, 1] += x[:, 0]
+    features = LinearFeatures([0] * 8)
+    features.fit(x)
+    expected = torch.corrcoef(x.T) * (rows / (rows + 8))
+    expected.fill_diagonal_(1.0)
+    torch.testing.assert_close(features.correlation, expected, rtol=0.0, atol=1e-6)
+
+
 def test_the_order_of_the_rows_does_not_matter() -> None:
     x = table(30_000)
     x[:, 1] = torch.arange(30_000) % 2
@@ -110,6 +123,18 @@ def test_each_dimension_can_have_its_own_set() -> None:
     found, owners = features.given_each(x, sets), [0, 1, 1, 1, 2, 3]
     for unit, d in enumerate(owners):
         torch.testing.assert_close(found[:, unit], features(x, sets[:, d])[:, unit], rtol=0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("gaps", [0.0, 0.3])
+def test_one_order_of_all_rows_gives_what_an_order_for_each_row_gives(gaps: float) -> None:
+    x = table(300)
+    features = LinearFeatures(LEVELS, ORDERED)
+    features.fit(x)
+    known = (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) >= gaps).float()
+    order = torch.tensor([2, 1, 3, 0])
+    each = features.in_order(x.float(), known, order.expand(len(x), -1))
+    torch.testing.assert_close(features.in_order(x.float(), known, order), each, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(features.in_order(x, known.double(), order).float(), each, rtol=1e-4, atol=1e-4)
 
 
 def test_missing_values_are_filled_in_by_the_others() -> None:

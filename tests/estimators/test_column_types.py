@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from arcsm.estimators.column_inference import infer_column
+from arcsm.estimators.column_inference import NumberRules, infer_column
 from arcsm.estimators.column_types import Categories, Column, Constant, Grid
 from arcsm.estimators.continua import Asinh, Continuous, Identity, Power
 
@@ -133,7 +133,7 @@ def test_many_numbers_have_levels_if_each_has_rows_enough() -> None:
     values = np.random.default_rng(0).integers(0, 60, 1200).astype(float)
     count = len(np.unique(values))
     for rows, max_levels, levels in ((1200, 16, 0), (1200, 100, count), (1200, 59, 0), (1190, 100, 0)):
-        assert len(infer_column(values[:rows], False, max_levels).level_numbers) == levels
+        assert len(infer_column(values[:rows], False, NumberRules(most=max_levels)).level_numbers) == levels
 
 
 def test_spikes_do_not_make_ends_thin() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector, ScoreRegressor
-from arcsm.estimators.column_inference import infer_column
+from arcsm.estimators.column_inference import NumberRules, infer_column
 from arcsm.estimators.column_types import Categories, Grid, Listed
 from arcsm.estimators.continua import Continuous, Identity
 from arcsm.estimators.imputation import point_estimates
@@ -314,7 +314,7 @@ def test_repeated_values_among_many_others_are_spikes_not_levels() -> None:
     random = np.random.default_rng(0)
     frequent = np.sqrt(np.arange(1.0, 5.0))
     values = np.where(random.random(1000) < 0.8, random.choice(frequent, 1000), 3.0 * random.random(1000))
-    kind = infer_column(values, categorical=False, max_levels=100)
+    kind = infer_column(values, categorical=False, rules=NumberRules(most=100))
     assert isinstance(kind, Continuous)
     assert kind.spikes == tuple(frequent)
     assert isinstance(infer_column(np.log1p(random.poisson(30.0, 900)), False), Continuous)  # as in a detector

@@ -15,7 +15,7 @@ from arcsm._native.interface import Indicators, Rule
 from arcsm._native.latent_chain import LatentChain, latent_chain_backward, latent_chain_forward, latent_chain_moments
 from arcsm._native.level_losses import LevelWeights, level_losses
 from arcsm._native.memory import may_evaluate, may_train, supports
-from arcsm._native.normal_predictor import normal_given_set
+from arcsm._native.normal_predictor import normal_given_set, normal_in_order
 from arcsm._native.piecewise import (
     piecewise_cell_errors,
     piecewise_errors,
@@ -57,6 +57,7 @@ __all__ = [
     "may_evaluate",
     "may_train",
     "normal_given_set",
+    "normal_in_order",
     "piecewise_cell_errors",
     "piecewise_errors",
     "piecewise_icdf",

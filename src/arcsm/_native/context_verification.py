@@ -148,26 +148,49 @@ def is_context_walk_right(code: ctypes.CDLL) -> bool:
 
 def is_normal_predictor_right(code: ctypes.CDLL) -> bool:
     rows, units = 4, 5
+    arrays = _units_to_predict(rows, units)
+    workspace = Memory(code, code.normal_predictor_workspace_bytes(ctypes.c_long(units)))
+    code.normal_given_set(ctypes.c_long(units), ctypes.c_long(rows), *map(address, arrays), workspace.address)
+    given = arrays[2] > 0.0
+    return all(_is_prediction_right(b, i, given[b], arrays) for b in range(rows) for i in range(units))
+
+
+def is_normal_in_order_right(code: ctypes.CDLL) -> bool:
+    rows, units = 5, 5
+    arrays = _units_to_predict(rows, units)
+    arrays[1][3] *= arrays[2][4]
+    arrays[2][3] = arrays[2][4]  # two rows that share a factor
+    order, dimension = np.array([3, 1, 2, 4, 0], dtype=np.int64), np.array([0, 1, 1, 2, 3], dtype=np.int64)
+    longs = ((ctypes.c_long * units)(*one.tolist()) for one in (order, dimension))
+    workspace = Memory(code, code.normal_predictor_workspace_bytes(ctypes.c_long(units)))
+    code.normal_in_order(ctypes.c_long(units), ctypes.c_long(rows), *longs, *map(address, arrays), workspace.address)
+    place = order.argsort()
+    first = np.array([place[dimension == dimension[i]].min() for i in range(units)])
+    given = arrays[2] > 0.0
+    return all(
+        _is_prediction_right(b, i, given[b] & (place < first[i]), arrays) for b in range(rows) for i in range(units)
+    )
+
+
+def _units_to_predict(rows: int, units: int) -> tuple[Array, ...]:
+    """Return correlations, values, which are known, and room for means and errors."""
     values, mixing = random_arrays([(rows, units), (units, 3)])
     correlation = mixing @ mixing.T + np.eye(units, dtype=np.float32)
     deviation = np.sqrt(np.diag(correlation))
-    correlation = correlation / np.outer(deviation, deviation)
     known = (np.arange(rows * units).reshape(rows, units) % 3 > 0).astype(np.float32)
     known[0] = 0.0
-    values *= known
-    location, error = np.zeros_like(values), np.zeros_like(values)
-    workspace = Memory(code, code.normal_predictor_workspace_bytes(ctypes.c_long(units)))
-    arrays = correlation, values, known, location, error
-    code.normal_given_set(ctypes.c_long(units), ctypes.c_long(rows), *map(address, arrays), workspace.address)
-    right = True
-    for b in range(rows):
-        its = known[b] > 0.0
-        exact = correlation.astype(np.float64)
-        slopes = np.linalg.solve(exact[its][:, its], exact[its])
-        rest = np.sqrt(np.maximum(1.0 - (slopes * exact[its]).sum(0), 0.0))
-        right &= np.allclose(location[b], values[b, its] @ slopes, 1e-4, 1e-4)
-        right &= np.allclose(error[b] ** 2, rest**2, 1e-4, 1e-4)
-    return right
+    return correlation / np.outer(deviation, deviation), values * known, known, np.zeros_like(known), 1.0 - known
+
+
+def _is_prediction_right(b: int, i: int, its: Array, arrays: Sequence[Array]) -> bool:
+    """Return whether mean and error of a unit in a row are those given ``its (K,)`` units."""
+    correlation, values, _, location, error = (array.astype(np.float64) for array in arrays)
+    slopes = np.linalg.solve(correlation[its][:, its], correlation[its, i])
+    rest = max(1.0 - slopes @ correlation[its, i], 0.0)
+    return bool(
+        np.isclose(location[b, i], values[b, its] @ slopes, 1e-4, 1e-4)
+        and np.isclose(error[b, i] ** 2, rest, 1e-4, 1e-4)
+    )
 
 
 def is_level_losses_right(code: ctypes.CDLL) -> bool:

@@ -203,6 +203,7 @@ def declare(code: ctypes.CDLL) -> None:
         code.set_network_backward,
         code.context_walk,
         code.normal_given_set,
+        code.normal_in_order,
         code.spline_project,
         code.spline_values,
     ):

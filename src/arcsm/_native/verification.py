@@ -14,6 +14,7 @@ from arcsm._native.comparison import RELATIVE_TOLERANCE, Array, Memory, address,
 from arcsm._native.context_verification import (
     is_context_walk_right,
     is_level_losses_right,
+    is_normal_in_order_right,
     is_normal_predictor_right,
     is_set_network_right,
     is_value_sums_right,
@@ -284,6 +285,7 @@ _CHECKS = {
     "set_network": is_set_network_right,
     "context_walk": is_context_walk_right,
     "normal_given_set": is_normal_predictor_right,
+    "normal_in_order": is_normal_in_order_right,
     "level_losses": is_level_losses_right,
     "spline": is_spline_right,
 }

@@ -108,16 +108,20 @@ class LinearBase(PreciseModule):
         """Estimate means, deviations and correlations from standardised rows ``(N, D)``; NaN is missing.
 
         Dimensions that hold nothing else, such as nominal ones, correlate with none. Scales grow by the error on rows
-        that the predictor has not seen, in its own units, or by a tenth of the largest one.
+        that the predictor has not seen, in its own units, or by a tenth of the largest one. Dimensions that are not
+        near then are on no line: as many dimensions as rows all seem to be.
         """
         z = self._before_maps(some_rows(z, _MAX_ELEMENTS).double())
         if self.has_maps:
             slopes = log_slope(z, self.exponent) - self.unit.log()
             self.slope.copy_(torch.where(self.exponent == 1.0, 1.0, slopes.nanmean(0).exp().nan_to_num(nan=1.0)))
         self.set_moments(estimate_moments(z))
+        while self.index and not self._fit_those_on_line(z):
+            pass  # those left are fitted again, without the ones that only seemed to be on a line
+
+    def _fit_those_on_line(self, z: Tensor) -> bool:
+        """Estimate the errors of dimensions on a line from unseen rows; return whether none of these had to leave it."""
         index = torch.tensor(self.index, dtype=torch.long, device=z.device)
-        if not len(index):
-            return
         z = z[:, index]
         known, values, location = ~z.isnan(), z.nan_to_num(nan=0.0), torch.zeros_like(z)
         parts = torch.arange(len(z), device=z.device) % _FOLDS
@@ -131,7 +135,17 @@ class LinearBase(PreciseModule):
         deviation = (error.square().sum(0) / (error > 0.0).sum(0).clamp(min=1)).sqrt()
         self.mean[index], self.deviation[index] = moments.mean, moments.deviation
         self.correlation[index[:, None], index] = moments.correlation
-        self.inflation[index] = torch.maximum(deviation, error.amax(0) / _MAX_ERRORS).clamp(min=1.0)
+        inflation = torch.maximum(deviation, error.amax(0) / _MAX_ERRORS).clamp(min=1.0)
+        self.inflation[index] = inflation
+        every = torch.ones_like(values[:1])
+        given_all = moments.predict(given_others, every, every > 0.0).scale[0]
+        leaves = index[given_all * inflation >= self.near * moments.deviation]
+        self.on_line[leaves] = False
+        self.inflation[leaves] = 1.0
+        self.correlation[leaves] = self.correlation[:, leaves] = 0.0
+        self.correlation[leaves, leaves] = 1.0
+        self._find_index()
+        return not len(leaves)
 
     def set_moments(self, moments: Moments) -> None:
         """Set means, deviations and correlations. Only those of the dimensions that take part are kept."""

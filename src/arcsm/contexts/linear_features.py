@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from arcsm._native import available, may_train, normal_given_set, supports
+from arcsm._native import available, may_train, normal_given_set, normal_in_order, supports
 from arcsm._runtime.devices import constant
 from arcsm.contexts.normal_moments import Moments, PreciseModule, estimate_moments, given_set, some_rows
 
@@ -87,18 +87,23 @@ class LinearFeatures(PreciseModule):
             x: Rows ``(B, D)`` in standardised units.
             known: Which of their values are in the set, ``(B, D)``.
         """
-        known = known[:, self.owner] > 0.0
-        values = torch.where(known, (self._of_units(x) - self.mean) / self.deviation, 0.0)
-        dtype = torch.promote_types(x.dtype, torch.float32)  # enough here: the correlations were reduced
-        correlation, values = self.correlation.to(dtype), values.to(dtype)
-        if may_train() and not values.requires_grad and supports(correlation, values) and available():
-            location, scale = normal_given_set(correlation, values, known.float())
-        else:
-            location, scale, _ = given_set(correlation, values, known)
-        return torch.stack([location, scale.clamp(min=_LEAST_SCALE).log()], -1).to(x)
+        correlation, values, known = self._values_of_units(x, known)
+        if self._may_use_c(correlation, values):
+            return self._features(*normal_given_set(correlation, values, known.float()), x)
+        location, scale, _ = given_set(correlation, values, known)
+        return self._features(location, scale, x)
 
     def in_order(self, x: Tensor, known: Tensor, order: Tensor) -> Tensor:
-        """Return the same given the known values before each dimension in an order, ``(D,)`` or ``(B, D)``."""
+        """Return the same given the known values before each dimension in an order, ``(D,)`` or ``(B, D)``.
+
+        One order of all rows takes C as long as one set, and rows without gaps take even less.
+        """
+        if order.ndim == 1:
+            correlation, values, are_known = self._values_of_units(x, known)
+            if self._may_use_c(correlation, values):
+                units = [k for d in order.tolist() for k in self._units_of.get(d, ())]
+                found = normal_in_order(correlation, values, are_known.float(), units, self.owners)
+                return self._features(*found, x)
         place = order.argsort(-1)
         return self.given_each(x, known.unsqueeze(1) * (place.unsqueeze(-2) < place.unsqueeze(-1)))
 
@@ -126,6 +131,19 @@ class LinearFeatures(PreciseModule):
         for d, units in self._units_of.items():
             found.append(self(x, sets[:, d])[:, constant(tuple(units), torch.long, x.device)])
         return torch.cat(found, 1)
+
+    def _values_of_units(self, x: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the correlations, and the values of the units and which are known, ``(B, K)``, in one precision."""
+        known = known[:, self.owner] > 0.0
+        values = torch.where(known, (self._of_units(x) - self.mean) / self.deviation, 0.0)
+        dtype = torch.promote_types(x.dtype, torch.float32)  # enough here: the correlations were reduced
+        return self.correlation.to(dtype), values.to(dtype), known
+
+    def _may_use_c(self, correlation: Tensor, values: Tensor) -> bool:
+        return may_train() and not values.requires_grad and supports(correlation, values) and available()
+
+    def _features(self, location: Tensor, scale: Tensor, like: Tensor) -> Tensor:
+        return torch.stack([location, scale.clamp(min=_LEAST_SCALE).log()], -1).to(like)
 
     def _of_units(self, x: Tensor) -> Tensor:
         """Return the values of the units of rows ``(B, D)``, ``(B, K)``."""

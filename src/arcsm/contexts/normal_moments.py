@@ -199,8 +199,8 @@ def estimate_moments(z: Tensor, tolerance: float = 1e-6) -> Moments:
     shift = z.nanmean(0)
     unit = (z - shift).square().nanmean(0).sqrt().clamp(min=1e-12)
     x, complete = torch.where(known, (z - shift) / unit, 0.0), known.all(1)
-    enough = int(complete.sum()) >= _MIN_COMPLETE * z.shape[1]  # else EM starts from no correlation, and takes longer
-    if enough:
+    without_gaps, are_many = bool(complete.all()), int(complete.sum()) >= _MIN_COMPLETE * z.shape[1]
+    if without_gaps or are_many:  # else EM starts from no correlation, and takes longer
         mean = x[complete].mean(0)
         deviation, matrix = _regular((x[complete] - mean).T @ (x[complete] - mean) / int(complete.sum()))
     else:
@@ -209,7 +209,7 @@ def estimate_moments(z: Tensor, tolerance: float = 1e-6) -> Moments:
     patterns, place, counts = known.unique(dim=0, return_inverse=True, return_counts=True)  # of known values, (P, D)
     k = patterns.to(z)
     unknown = (1.0 - k).unsqueeze(-1) * (1.0 - k).unsqueeze(-2) * counts[:, None, None]
-    for _ in range(0 if bool(complete.all()) else _EM_STEPS):
+    for _ in range(0 if without_gaps else _EM_STEPS):
         covariance = matrix * deviation * deviation[:, None]
         lower = torch.linalg.cholesky(_masked(covariance, patterns))
         half = torch.linalg.solve_triangular(lower, covariance * k.unsqueeze(-1), upper=False)  # (P, D, D)

@@ -1,6 +1,6 @@
 """The types of a table's columns, inferred from training values."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -38,12 +38,24 @@ MIN_GAIN = 0.02  # nats per value, for a nonlinear map to replace the linear one
 _MAX_NAMES_IN_MODEL = 256  # of a categorical column; rarer names share one level
 
 
-def infer_column(values: Values, categorical: bool, max_levels: int = MAX_LEVELS_OF_NUMBERS) -> Column:
-    """Infer the type of a column from its training values ``(N,)``; categories may look like numbers.
+@dataclass(frozen=True)
+class NumberRules:
+    """What a column of numbers becomes: levels, a grid or a continuum.
 
-    Numbers on a grid have a level each if they are few, or at most ``max_levels`` with many rows each. If these may be
-    more than a few, so may those of :func:`listed`.
+    Numbers that have a level each need not resemble their neighbours, which describes more tables. A detector of
+    outliers has hardly any such columns: the distances between numbers say how far out one is.
     """
+
+    few: int = MAX_LEVELS_OF_NUMBERS  # different values of a column that has a level for each
+    most: int = MAX_LEVELS_OF_NUMBERS  # likewise, if many rows have each
+    map_grids: bool = True  # whether skewed numbers on a fine grid are mapped like a continuum
+
+
+_RULES = NumberRules()
+
+
+def infer_column(values: Values, categorical: bool, rules: NumberRules = _RULES) -> Column:
+    """Infer the type of a column from its training values ``(N,)``; categories may look like numbers."""
     known = values[~missing_mask(values)]
     if len(pd.unique(known)) == 1:
         return Constant(known[0], len(known))
@@ -51,20 +63,21 @@ def infer_column(values: Values, categorical: bool, max_levels: int = MAX_LEVELS
         counts = pd.Series(known).value_counts(sort=True)
         rarest = tuple(counts.iloc[_MAX_NAMES_IN_MODEL - 1 :].tolist()) if len(counts) > _MAX_NAMES_IN_MODEL else ()
         return Categories(tuple(counts.index), len(known), rarest)
-    return infer_numbers(known.astype(float), max_levels)
+    return infer_numbers(known.astype(float), rules)
 
 
-def infer_numbers(known: Array, max_levels: int = MAX_LEVELS_OF_NUMBERS, linear: bool = False) -> Column:
+def infer_numbers(known: Array, rules: NumberRules = _RULES, linear: bool = False) -> Column:
     """Infer the type of a column of numbers: levels, a grid or a continuum, the last two perhaps with spikes.
 
     A skewed column on a fine grid is a continuum whose decoded values are rounded, since a grid is not transformed;
-    unless the map of a continuum must be ``linear``.
+    unless the map of a continuum must be ``linear``, or the rules map no grids. If a grid may have more than a few
+    levels, so may the values of :func:`listed`.
     """
-    grid = detect_grid(known, max_levels)
+    grid = detect_grid(known, rules)
     if grid is not None and grid.few:
         return grid
-    found = listed(known) if grid is None else None
-    if found is not None and (found.levels <= MAX_LEVELS_OF_NUMBERS or max_levels > MAX_LEVELS_OF_NUMBERS):
+    found = listed(known, rules) if grid is None else None
+    if found is not None and (found.levels <= rules.few or rules.most > rules.few):
         return found
     spikes, others = _spikes_and_others(known)
     if grid is not None:
@@ -74,19 +87,19 @@ def infer_numbers(known: Array, max_levels: int = MAX_LEVELS_OF_NUMBERS, linear:
     if grid is None:
         return replace(smooth, hard_ends=hard_ends(known, others))
     steps = np.exp(smooth.log_slope(smooth.encode(others))) * grid.spacing
-    if not isinstance(smooth, Identity) and np.quantile(steps, 0.95) < _FINE_STEP:
+    if rules.map_grids and not isinstance(smooth, Identity) and np.quantile(steps, 0.95) < _FINE_STEP:
         return replace(smooth, grid=grid)
     return replace(grid, spikes=smooth.spikes)
 
 
-def listed(known: Array) -> Listed | None:
+def listed(known: Array, rules: NumberRules = _RULES) -> Listed | None:
     """Return the type of a column of values that lie on no grid, and nearly all repeat; ``None`` for another column.
 
     The values have five rows each on average, also those that are no spikes, unless they are few. A continuum would not
     draw a single one of them.
     """
     values = np.unique(known)
-    others = known if len(values) <= MAX_LEVELS_OF_NUMBERS else _spikes_and_others(known)[1]
+    others = known if len(values) <= rules.few else _spikes_and_others(known)[1]
     if not 2 <= len(values) <= _MAX_LISTED or len(others) < _MIN_REPEATS * len(np.unique(others)):
         return None
     gap = float(np.diff(values).min())
@@ -117,7 +130,7 @@ def find_spikes(known: Array) -> Array:
     return np.array(found)
 
 
-def detect_grid(known: Array, max_levels: int = MAX_LEVELS_OF_NUMBERS) -> Grid | None:
+def detect_grid(known: Array, rules: NumberRules = _RULES) -> Grid | None:
     """Return the grid of a column's values, or ``None`` if they lie on none.
 
     They must repeat, or be many multiples of a whole number such as 100.
@@ -143,7 +156,7 @@ def detect_grid(known: Array, max_levels: int = MAX_LEVELS_OF_NUMBERS) -> Grid |
         step = float((places * (levels - levels[0])).sum() / np.square(places).sum())  # least squares
         if np.abs(levels - levels[0] - step * places).max() <= GRID_TOLERANCE * step:
             distinct = () if whole else tuple(levels.tolist())
-            few = tuple(levels.tolist()) if _have_levels(levels, known, max_levels) else ()
+            few = tuple(levels.tolist()) if _have_levels(levels, known, rules) else ()
             step, low = (step, float(levels[0])) if whole else _unrounded(step, levels)
             return Grid(step, low, int(places[-1]) + 1, whole, distinct, len(known), few)
     return None
@@ -158,10 +171,10 @@ def _unrounded(step: float, levels: Array) -> tuple[float, float]:
     return 1.0 / parts, float(numerators[0] / parts)
 
 
-def _have_levels(values: Array, known: Array, max_levels: int) -> bool:
+def _have_levels(values: Array, known: Array, rules: NumberRules) -> bool:
     """Return whether the different values of a grid have a level each: they are few, or have many rows each."""
     count = len(values)
-    return count <= MAX_LEVELS_OF_NUMBERS or (count <= max_levels and len(known) >= _MIN_ROWS_OF_LEVEL * count)
+    return count <= rules.few or (count <= rules.most and len(known) >= _MIN_ROWS_OF_LEVEL * count)
 
 
 def fit_continuous(known: Array, all_known: Array | None = None, linear: bool = False) -> Continuous:

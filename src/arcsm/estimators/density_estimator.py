@@ -16,7 +16,8 @@ from arcsm._native import start_compiling
 from arcsm._runtime.devices import resolve_device
 from arcsm.estimators.base import TableEstimator
 from arcsm.estimators.checks import check_training_rows
-from arcsm.estimators.column_types import MAX_LEVELS_OF_NUMBERS, Array, Constant
+from arcsm.estimators.column_inference import NumberRules
+from arcsm.estimators.column_types import Array, Constant
 from arcsm.estimators.encoder import Columns, Table
 from arcsm.estimators.native_frames import is_native, to_native, to_pandas
 from arcsm.estimators.table_config import TableConfig
@@ -40,7 +41,7 @@ class DensityEstimator(TableEstimator):
         held_out_rows_: Indices of the held-out rows.
     """
 
-    _max_levels = 100  # of numbers that have many rows each
+    _rules = NumberRules(most=100)
     _smooth = False  # see TableConfig.for_table; also leaves slopes of numeric columns, and spikes, out of the density
 
     def count_held_out(self, X: Any) -> int:
@@ -52,7 +53,7 @@ class DensityEstimator(TableEstimator):
         table = self._validated(X, reset=True)
         self._native = X[:0] if is_native(X) else None  # a frame without rows, in whose form rows come back
         check_training_rows(table, X)
-        self.columns_ = Columns.infer(table, self._max_levels if targets is None else MAX_LEVELS_OF_NUMBERS)
+        self.columns_ = Columns.infer(table, self._rules if targets is None else None)
         numbers = self.columns_.encode(table)
         if targets is not None:
             last = (table.iloc if isinstance(table, pd.DataFrame) else table)[:, -targets:]

@@ -11,10 +11,9 @@ import pandas as pd
 from arcsm.data.column_types import ColumnType, has_time_type, is_time, stray_text
 from arcsm.data.row_labels import reason_to_set_aside
 from arcsm.errors import is_no_number, warn
-from arcsm.estimators.column_inference import infer_column
+from arcsm.estimators.column_inference import NumberRules, infer_column
 from arcsm.estimators.column_types import (
     GRID_TOLERANCE,
-    MAX_LEVELS_OF_NUMBERS,
     Array,
     Categories,
     Column,
@@ -40,12 +39,13 @@ class Columns:
     names: tuple[Any, ...] | None = None  # of a data frame
 
     @classmethod
-    def infer(cls, table: Table, max_levels: int = MAX_LEVELS_OF_NUMBERS) -> Self:
+    def infer(cls, table: Table, rules: NumberRules | None = None) -> Self:
         """Infer the column types from training rows; see :func:`infer_column`."""
+        rules = rules or NumberRules()
         if isinstance(table, pd.DataFrame):
-            kinds = tuple(_infer(table.iloc[:, d], max_levels) for d in range(table.shape[1]))
+            kinds = tuple(_infer(table.iloc[:, d], rules) for d in range(table.shape[1]))
             return cls(kinds, tuple(table.dtypes), tuple(table.columns))
-        return cls(tuple(infer_column(column, False, max_levels) for column in table.T))
+        return cls(tuple(infer_column(column, False, rules) for column in table.T))
 
     @property
     def labels(self) -> list[Any]:
@@ -190,7 +190,7 @@ def _is_near(kind: Column, number: float) -> bool:
     return not math.isnan(kind.near_levels(np.array([number]))[0])
 
 
-def _infer(column: pd.Series, max_levels: int) -> Column:
+def _infer(column: pd.Series, rules: NumberRules) -> Column:
     """Infer the type of a column of a data frame; warn if it seems to label the rows."""
     if is_time(column):
         return infer_times(column)
@@ -203,7 +203,7 @@ def _infer(column: pd.Series, max_levels: int) -> Column:
             f"column {column.name!r} has text among numbers, {stray}, so its values count as categories; if they "
             "should be numbers, mend the text and convert the column (pandas.to_numeric)"
         )
-    return infer_column(_values(pd.DataFrame(column), 0), categorical, max_levels)
+    return infer_column(_values(pd.DataFrame(column), 0), categorical, rules)
 
 
 def _values(table: Table, d: int) -> Values:

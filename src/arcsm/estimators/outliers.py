@@ -15,7 +15,8 @@ from arcsm._runtime.devices import resolve_device
 from arcsm._runtime.progress import track
 from arcsm._runtime.sizes import check_size
 from arcsm.errors import warn
-from arcsm.estimators.column_types import MAX_LEVELS_OF_NUMBERS, Array, Categories
+from arcsm.estimators.column_inference import NumberRules
+from arcsm.estimators.column_types import Array, Categories
 from arcsm.estimators.density_estimator import DensityEstimator
 from arcsm.estimators.native_frames import is_native, to_native
 from arcsm.estimators.table_distillation import distilled_table
@@ -77,7 +78,7 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         np.int64(1)
     """
 
-    _smooth, _max_levels = True, MAX_LEVELS_OF_NUMBERS  # the order of numbers says how far out one is
+    _smooth, _rules = True, NumberRules(few=2, most=2, map_grids=False)
 
     def __init__(
         self,

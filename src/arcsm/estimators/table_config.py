@@ -23,6 +23,7 @@ _RATE_OF_LEVELS, _DROPOUT_OF_LEVELS, _WEIGHT_DECAY_OF_LEVELS = 2e-3, 0.3, 1.0  #
 _RATE, _RATE_OF_FINE = 1e-2, 3e-3  # of densities of many rows, and of fewer than 2,000
 _RATE_OF_FEW_ROWS = 1e-3  # of densities and of nominal columns with few training rows
 _MIN_ROWS_FOR_SINUSOIDS = 500  # from which on the head of such a model sees sinusoids
+_MIN_ROWS_OF_FAST = 500  # from which on a smooth model learns fast, from large batches
 _MAX_UNITS = 48  # numbers and levels, whose correlations are inverted for each row of a batch
 _MAX_OWN_HEADS = 32  # of nominal columns
 _MAX_SMOOTH_RATIO = 2.0  # between noise levels of a smooth model
@@ -89,8 +90,8 @@ class TableConfig:
 
     @classmethod
     def _smooth(cls, rows: int, columns: int) -> Self:
-        small, large = rows < 2_000, rows >= 20_000
-        sigma_min = 0.3 if rows < 500 else 0.15 if small else 0.05 if large else 0.08
+        few, small, large = rows < _MIN_ROWS_OF_FAST, rows < 2_000, rows >= 20_000
+        sigma_min = 0.3 if few else 0.15 if small else 0.05 if large else 0.08
         return cls(
             orders=_orders(columns),
             context_features=_context_features(columns),
@@ -105,10 +106,10 @@ class TableConfig:
             noise_levels=1 + math.ceil(math.log(_SIGMA_MAX / sigma_min) / math.log(_MAX_SMOOTH_RATIO)),
             tolerance=1e-2,
             max_steps=1_000 if small else 4_000 if large else 2_500,
-            batch_size=128,
-            learning_rate=5e-3,
-            rate_of_scores=5e-3,
-            weight_decay=0.1,
+            batch_size=128 if few else 512,
+            learning_rate=5e-3 if few else _RATE,
+            rate_of_scores=5e-3 if few else _RATE,
+            weight_decay=0.1 if few else 1e-2,
         )
 
     def for_targets(self, rows: int, nominal: bool) -> Self:
