@@ -136,6 +136,18 @@ def test_many_numbers_have_levels_if_each_has_rows_enough() -> None:
         assert len(infer_column(values[:rows], False, NumberRules(most=max_levels)).level_numbers) == levels
 
 
+def test_rules_say_which_numbers_have_levels_and_whether_grids_are_mapped() -> None:
+    random = np.random.default_rng(0)
+    rules = NumberRules(few=2, most=2, map_grids=False)
+    for values, levels in ((random.integers(0, 2, 300), 2), (random.integers(0, 6, 300), 0)):
+        kind = infer_column(values.astype(float), False, rules)
+        assert isinstance(kind, Grid)
+        assert len(kind.level_numbers) == levels
+    prices = np.round(np.exp(random.normal(5.0, 1.0, 2000)))
+    assert isinstance(infer_column(prices, False), Power | Asinh)
+    assert isinstance(infer_column(prices, False, rules), Grid)
+
+
 def test_spikes_do_not_make_ends_thin() -> None:
     random = np.random.default_rng(0)
     scores = np.where(random.random(1500) < 0.6, 0, random.integers(1, 101, 1500)).astype(float)

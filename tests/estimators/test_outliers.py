@@ -46,6 +46,16 @@ def test_contributions_sum_to_the_score_and_show_the_changed_column(detector: Sc
     assert changed["contribution"].min() < -5.0
 
 
+def test_a_number_far_from_few_others_is_an_outlier_and_one_between_them_is_not() -> None:
+    """Five grades have a density, not a probability each."""
+    random = np.random.default_rng(0)
+    grades = random.choice([1.0, 2.0, 3.0, 5.0, 6.0], 400)
+    table = np.stack([grades, grades + random.normal(0.0, 0.5, 400)], 1)
+    detector = ScoreOutlierDetector(max_steps=300, n_estimators=1, random_state=0).fit(table)
+    near, far = detector.score_samples([[4.0, 4.0], [11.0, 11.0]])
+    assert near > detector.offset_ > far + 2.0
+
+
 def test_scores_do_not_depend_on_other_rows(detector: ScoreOutlierDetector) -> None:
     data = load_breast_cancer(as_frame=True).data
     np.testing.assert_allclose(

@@ -120,7 +120,7 @@ class LinearBase(PreciseModule):
             pass  # those left are fitted again, without the ones that only seemed to be on a line
 
     def _fit_those_on_line(self, z: Tensor) -> bool:
-        """Estimate the errors of dimensions on a line from unseen rows; return whether none of these had to leave it."""
+        """Estimate the errors of dimensions on a line from unseen rows; return whether none of them had to leave."""
         index = torch.tensor(self.index, dtype=torch.long, device=z.device)
         z = z[:, index]
         known, values, location = ~z.isnan(), z.nan_to_num(nan=0.0), torch.zeros_like(z)
