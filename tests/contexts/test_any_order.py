@@ -227,7 +227,7 @@ def test_a_program_and_vmap_choose_the_network_by_the_size_of_the_set(
     model, x = AutoregressiveModel(context, GaussianHead(3)), torch.randn(6, 4)
     expected = model.score(x)
     for found, wanted in zip(export_scorer(model).module()(x), expected, strict=True):
-        torch.testing.assert_close(found, wanted, rtol=0.0, atol=1e-5)
+        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-5)  # untrained scores are up to 4e7
     torch.testing.assert_close(torch.func.vmap(context)(x), context(x), rtol=0.0, atol=1e-5)
 
 

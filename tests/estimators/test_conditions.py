@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from arcsm.estimators import ScoreDensity
+from arcsm.estimators.column_inference import NumberRules
 from arcsm.estimators.conditions import Conditions
 from arcsm.estimators.encoder import Columns
 from arcsm.queries import Intervals, Levels
@@ -109,7 +110,7 @@ def test_times_given_as_text_have_the_type_of_their_column(
 def test_ranges_include_their_ends_although_a_file_has_rounded_them(step: float, count: int) -> None:
     values = np.array([float(f"{step * place - 7.430213:.5g}") for place in range(count)])
     table = pd.DataFrame({"x": np.tile(values, 30)})
-    columns = Columns.infer(table, 100)
+    columns = Columns.infer(table, NumberRules(most=100))
     for first in range(0, count, 3):
         for last in range(first, count, 5):
             conditions = Conditions.parse(columns, {"x": (values[first], values[last])}, "given")
