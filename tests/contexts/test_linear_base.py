@@ -145,6 +145,17 @@ def test_a_row_far_from_the_line_widens_the_scale() -> None:
     assert float(fitted.scales.min()) == pytest.approx(0.05, rel=0.25)  # a tenth of its distance
 
 
+def test_a_row_far_off_leaves_a_sum_and_its_parts_on_their_line() -> None:
+    torch.manual_seed(5)
+    x = torch.randn(500, 4, dtype=torch.float64)
+    x[:, 3] = (x[:, :3].sum(1) + 0.02 * torch.randn(500, dtype=torch.float64)) / math.sqrt(3.0)
+    x[7, 3] += 2.5 / math.sqrt(3.0)
+    fitted = LinearBase(4).double()
+    fitted.fit(x)
+    assert fitted.index == (0, 1, 2, 3)
+    assert float(fitted.scales[3]) < 1.0
+
+
 def test_lines_of_few_rows_are_found_and_columns_that_only_seem_to_be_on_one_are_not() -> None:
     """Forty complete rows of ten columns, two of which are copies but for a little noise."""
     torch.manual_seed(4)

@@ -317,7 +317,8 @@ def test_repeated_values_among_many_others_are_spikes_not_levels() -> None:
     kind = infer_column(values, categorical=False, rules=NumberRules(most=100))
     assert isinstance(kind, Continuous)
     assert kind.spikes == tuple(frequent)
-    assert isinstance(infer_column(np.log1p(random.poisson(30.0, 900)), False), Continuous)  # as in a detector
+    detector = NumberRules(few=2, most=2, map_grids=False)
+    assert isinstance(infer_column(np.log1p(random.poisson(30.0, 900)), False, detector), Continuous)
 
 
 def test_two_held_out_rows_calibrate_levels() -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
+from arcsm.estimators.column_inference import NumberRules
 from arcsm.estimators.detection import detection_table
 from arcsm.estimators.encoder import Columns
 from arcsm.estimators.times import Times, TimeScale, value_text
@@ -81,6 +82,13 @@ def test_reasons_name_dates(monkeypatch: pytest.MonkeyPatch) -> None:
     assert because.startswith("day: expected 2024-")
     assert because.split("; ")[0].endswith("saw 1890-05-01")
     assert found["row"].tolist() == [1]
+
+
+@pytest.mark.parametrize(("few", "levels"), [(16, 5), (2, 0)])
+def test_few_times_have_levels_if_the_rules_say_so(few: int, levels: int) -> None:
+    table = pd.DataFrame({"t": np.tile(DAYS[:5].to_numpy(), 12), "z": normal(60)})
+    assert DAYS[:5].nunique() == 5
+    assert len(Columns.infer(table, NumberRules(few=few, most=few)).kinds[0].level_numbers) == levels
 
 
 def test_values_in_words() -> None:

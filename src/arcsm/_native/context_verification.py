@@ -173,7 +173,7 @@ def is_normal_in_order_right(code: ctypes.CDLL) -> bool:
 
 
 def _units_to_predict(rows: int, units: int) -> tuple[Array, ...]:
-    """Return correlations, values, which are known, and room for means and errors."""
+    """Return correlations, values, which of them are known, and room for means and errors."""
     values, mixing = random_arrays([(rows, units), (units, 3)])
     correlation = mixing @ mixing.T + np.eye(units, dtype=np.float32)
     deviation = np.sqrt(np.diag(correlation))

@@ -108,8 +108,8 @@ class LinearBase(PreciseModule):
         """Estimate means, deviations and correlations from standardised rows ``(N, D)``; NaN is missing.
 
         Dimensions that hold nothing else, such as nominal ones, correlate with none. Scales grow by the error on rows
-        that the predictor has not seen, in its own units, or by a tenth of the largest one. Dimensions that are not
-        near then are on no line: as many dimensions as rows all seem to be.
+        that the predictor has not seen, in its own units, or by a tenth of the largest one. With about as many
+        dimensions as rows, all seem to be on a line; those that are not near on unseen rows leave.
         """
         z = self._before_maps(some_rows(z, _MAX_ELEMENTS).double())
         if self.has_maps:
@@ -135,11 +135,10 @@ class LinearBase(PreciseModule):
         deviation = (error.square().sum(0) / (error > 0.0).sum(0).clamp(min=1)).sqrt()
         self.mean[index], self.deviation[index] = moments.mean, moments.deviation
         self.correlation[index[:, None], index] = moments.correlation
-        inflation = torch.maximum(deviation, error.amax(0) / _MAX_ERRORS).clamp(min=1.0)
-        self.inflation[index] = inflation
+        self.inflation[index] = torch.maximum(deviation, error.amax(0) / _MAX_ERRORS).clamp(min=1.0)
         every = torch.ones_like(values[:1])
         given_all = moments.predict(given_others, every, every > 0.0).scale[0]
-        leaves = index[given_all * inflation >= self.near * moments.deviation]
+        leaves = index[given_all * deviation.clamp(min=1.0) >= self.near * moments.deviation]  # not for one row far off
         self.on_line[leaves] = False
         self.inflation[leaves] = 1.0
         self.correlation[leaves] = self.correlation[:, leaves] = 0.0

@@ -96,7 +96,7 @@ class LinearFeatures(PreciseModule):
     def in_order(self, x: Tensor, known: Tensor, order: Tensor) -> Tensor:
         """Return the same given the known values before each dimension in an order, ``(D,)`` or ``(B, D)``.
 
-        One order of all rows takes C as long as one set, and rows without gaps take even less.
+        In C, one order for all rows takes as long as one set, and less if rows have no gaps.
         """
         if order.ndim == 1:
             correlation, values, are_known = self._values_of_units(x, known)

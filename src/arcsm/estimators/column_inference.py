@@ -42,11 +42,11 @@ _MAX_NAMES_IN_MODEL = 256  # of a categorical column; rarer names share one leve
 class NumberRules:
     """What a column of numbers becomes: levels, a grid or a continuum.
 
-    Numbers that have a level each need not resemble their neighbours, which describes more tables. A detector of
-    outliers has hardly any such columns: the distances between numbers say how far out one is.
+    If each number has a level, it need not resemble its neighbours, which suits more tables. A detector of outliers has
+    hardly any such columns: the distances between numbers say how far out one is.
     """
 
-    few: int = MAX_LEVELS_OF_NUMBERS  # different values of a column that has a level for each
+    few: int = MAX_LEVELS_OF_NUMBERS  # the most different values of a column in which each has a level
     most: int = MAX_LEVELS_OF_NUMBERS  # likewise, if many rows have each
     map_grids: bool = True  # whether skewed numbers on a fine grid are mapped like a continuum
 
@@ -70,8 +70,8 @@ def infer_numbers(known: Array, rules: NumberRules = _RULES, linear: bool = Fals
     """Infer the type of a column of numbers: levels, a grid or a continuum, the last two perhaps with spikes.
 
     A skewed column on a fine grid is a continuum whose decoded values are rounded, since a grid is not transformed;
-    unless the map of a continuum must be ``linear``, or the rules map no grids. If a grid may have more than a few
-    levels, so may the values of :func:`listed`.
+    unless the map of a continuum must be ``linear``, or the rules map no grids. The values of :func:`listed` may be
+    more than a few only if those of a grid may.
     """
     grid = detect_grid(known, rules)
     if grid is not None and grid.few:

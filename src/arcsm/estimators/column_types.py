@@ -18,7 +18,7 @@ Values = NDArray[Any]
 Array = NDArray[np.float64]
 
 MAX_LEVELS = 100_000  # a finer grid counts as continuous
-MAX_LEVELS_OF_NUMBERS = 16  # a column of numbers with more different values counts as numbers
+MAX_LEVELS_OF_NUMBERS = 16  # by default, a column of numbers with more different values counts as numbers
 GRID_TOLERANCE = 0.02  # of a step, between a value and its place on the grid: files round
 _REACH_OF_ENDS = 0.1  # of the range of levels: a number that far beyond counts as the last level
 SAME_NUMBER = 1e-6  # relative difference up to which a number is a spike, as files round

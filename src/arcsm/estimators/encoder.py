@@ -193,7 +193,7 @@ def _is_near(kind: Column, number: float) -> bool:
 def _infer(column: pd.Series, rules: NumberRules) -> Column:
     """Infer the type of a column of a data frame; warn if it seems to label the rows."""
     if is_time(column):
-        return infer_times(column)
+        return infer_times(column, rules.few)
     if not is_categorical(column.dtype) and reason_to_set_aside(column, ColumnType("number")) is not None:
         warn(f"column {column.name!r} has a different whole number in every row; if it labels rows, leave it out")
     categorical = is_categorical(column.dtype)

@@ -242,8 +242,11 @@ def counted(kind: Column) -> Column:
     return kind.numbers if isinstance(kind, Times) else kind
 
 
-def infer_times(values: pd.Series) -> Column:
-    """Infer the type of a column of times: on the grid of its steps or, if that is too fine, continuous."""
+def infer_times(values: pd.Series, most_levels: int = MAX_LEVELS_OF_NUMBERS) -> Column:
+    """Infer the type of a column of times: on the grid of its steps or, if that is too fine, continuous.
+
+    At most ``most_levels`` different ones have a level each.
+    """
     known = values.dropna()
     if known.nunique() == 1:
         return Constant(known.iloc[0], len(known))
@@ -253,7 +256,7 @@ def infer_times(values: pd.Series) -> Column:
     step = float(np.gcd.reduce(np.diff(np.unique(counts)).astype(np.int64)))
     levels = round((high - low) / step) + 1
     distinct = np.unique(counts)
-    few = tuple(distinct.tolist()) if len(distinct) <= MAX_LEVELS_OF_NUMBERS else ()
+    few = tuple(distinct.tolist()) if len(distinct) <= most_levels else ()
     grid = Grid(step, low, levels, whole=True, training_rows=len(known), few=few)
     if levels < MAX_LEVELS:
         return Times(scale, grid)
