@@ -47,9 +47,9 @@ def test_in_order_each_unit_is_given_the_known_ones_of_dimensions_before_its_own
     location, error = normal_in_order(matrix.float(), values.float(), known.float(), order, dimension)
     before = torch.zeros(units, dtype=torch.bool)
     for i in order:
-        started = [j for j in order if dimension[j] == dimension[i]]
+        own = [j for j in order if dimension[j] == dimension[i]]
         before[:] = False
-        before[order[: order.index(started[0])]] = True
+        before[order[: order.index(own[0])]] = True
         expected = given_set(matrix, torch.where(before, values, 0.0), known & before)
         torch.testing.assert_close(location[:, i].double(), expected.location[:, i], rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(error[:, i].double().square(), expected.scale[:, i].square(), rtol=1e-3, atol=1e-4)
@@ -66,7 +66,7 @@ def test_shapes_that_do_not_match_are_errors() -> None:
     with pytest.raises(ValueError, match="normal_predictor: shapes do not match"):
         normal_given_set(torch.eye(3), torch.zeros(2, 3), torch.zeros(2, 2))
     for order, dimension in (([0, 1, 1], [0, 1, 2]), ([0, 1, 2], [0, 1])):
-        with pytest.raises(ValueError, match="normal_predictor: shapes do not match"):
+        with pytest.raises(ValueError, match="normal_predictor: expected a permutation and the dimensions of 3 units"):
             normal_in_order(torch.eye(3), torch.zeros(2, 3), torch.zeros(2, 3), order, dimension)
     with pytest.raises(TypeError, match="float32"):
         normal_given_set(torch.eye(3), torch.zeros(2, 3), torch.zeros(2, 3).double())

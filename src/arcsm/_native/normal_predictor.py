@@ -33,7 +33,11 @@ def normal_in_order(
         dimension: That of each unit.
     """
     units = len(correlation)
-    check_shapes("normal_predictor", (), len(dimension) == units and sorted(order) == list(range(units)))
+    if len(dimension) != units or sorted(order) != list(range(units)):
+        raise ValueError(
+            f"normal_predictor: expected a permutation and the dimensions of {units} units, got {list(order)!r:.40} "
+            f"and {list(dimension)!r:.40}"
+        )
     longs = ctypes.c_long * units
     return _predict("normal_in_order", (longs(*order), longs(*dimension)), correlation, values, known)
 

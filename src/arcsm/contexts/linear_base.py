@@ -109,7 +109,7 @@ class LinearBase(PreciseModule):
 
         Dimensions that hold nothing else, such as nominal ones, correlate with none. Scales grow by the error on rows
         that the predictor has not seen, in its own units, or by a tenth of the largest one. With about as many
-        dimensions as rows, all seem to be on a line; those that are not near on unseen rows leave.
+        dimensions as rows, all seem to be on a line; those that are not near on unseen rows are dropped.
         """
         z = self._before_maps(some_rows(z, _MAX_ELEMENTS).double())
         if self.has_maps:

@@ -51,10 +51,10 @@ class NumberRules:
     map_grids: bool = True  # whether skewed numbers on a fine grid are mapped like a continuum
 
 
-_RULES = NumberRules()
+DEFAULT_RULES = NumberRules()
 
 
-def infer_column(values: Values, categorical: bool, rules: NumberRules = _RULES) -> Column:
+def infer_column(values: Values, categorical: bool, rules: NumberRules = DEFAULT_RULES) -> Column:
     """Infer the type of a column from its training values ``(N,)``; categories may look like numbers."""
     known = values[~missing_mask(values)]
     if len(pd.unique(known)) == 1:
@@ -66,7 +66,7 @@ def infer_column(values: Values, categorical: bool, rules: NumberRules = _RULES)
     return infer_numbers(known.astype(float), rules)
 
 
-def infer_numbers(known: Array, rules: NumberRules = _RULES, linear: bool = False) -> Column:
+def infer_numbers(known: Array, rules: NumberRules = DEFAULT_RULES, linear: bool = False) -> Column:
     """Infer the type of a column of numbers: levels, a grid or a continuum, the last two perhaps with spikes.
 
     A skewed column on a fine grid is a continuum whose decoded values are rounded, since a grid is not transformed;
@@ -82,17 +82,17 @@ def infer_numbers(known: Array, rules: NumberRules = _RULES, linear: bool = Fals
     spikes, others = _spikes_and_others(known)
     if grid is not None:
         grid = replace(grid, room=room(grid, others))
-    smooth = fit_continuous(others, known, linear)
+    smooth = fit_continuous(others, known, linear or (grid is not None and not rules.map_grids))
     smooth = replace(smooth, spikes=tuple(spikes.tolist()))
     if grid is None:
         return replace(smooth, hard_ends=hard_ends(known, others))
     steps = np.exp(smooth.log_slope(smooth.encode(others))) * grid.spacing
-    if rules.map_grids and not isinstance(smooth, Identity) and np.quantile(steps, 0.95) < _FINE_STEP:
+    if not isinstance(smooth, Identity) and np.quantile(steps, 0.95) < _FINE_STEP:
         return replace(smooth, grid=grid)
     return replace(grid, spikes=smooth.spikes)
 
 
-def listed(known: Array, rules: NumberRules = _RULES) -> Listed | None:
+def listed(known: Array, rules: NumberRules = DEFAULT_RULES) -> Listed | None:
     """Return the type of a column of values that lie on no grid, and nearly all repeat; ``None`` for another column.
 
     The values have five rows each on average, also those that are no spikes, unless they are few. A continuum would not
@@ -130,7 +130,7 @@ def find_spikes(known: Array) -> Array:
     return np.array(found)
 
 
-def detect_grid(known: Array, rules: NumberRules = _RULES) -> Grid | None:
+def detect_grid(known: Array, rules: NumberRules = DEFAULT_RULES) -> Grid | None:
     """Return the grid of a column's values, or ``None`` if they lie on none.
 
     They must repeat, or be many multiples of a whole number such as 100.

@@ -16,7 +16,7 @@ from arcsm._native import start_compiling
 from arcsm._runtime.devices import resolve_device
 from arcsm.estimators.base import TableEstimator
 from arcsm.estimators.checks import check_training_rows
-from arcsm.estimators.column_inference import NumberRules
+from arcsm.estimators.column_inference import DEFAULT_RULES, NumberRules
 from arcsm.estimators.column_types import Array, Constant
 from arcsm.estimators.encoder import Columns, Table
 from arcsm.estimators.native_frames import is_native, to_native, to_pandas
@@ -41,7 +41,7 @@ class DensityEstimator(TableEstimator):
         held_out_rows_: Indices of the held-out rows.
     """
 
-    _rules = NumberRules(most=100)
+    _rules = NumberRules(most=100)  # of all columns; features and targets have the default ones
     _smooth = False  # see TableConfig.for_table; also leaves slopes of numeric columns, and spikes, out of the density
 
     def count_held_out(self, X: Any) -> int:
@@ -53,7 +53,7 @@ class DensityEstimator(TableEstimator):
         table = self._validated(X, reset=True)
         self._native = X[:0] if is_native(X) else None  # a frame without rows, in whose form rows come back
         check_training_rows(table, X)
-        self.columns_ = Columns.infer(table, self._rules if targets is None else None)
+        self.columns_ = Columns.infer(table, self._rules if targets is None else DEFAULT_RULES)
         numbers = self.columns_.encode(table)
         if targets is not None:
             last = (table.iloc if isinstance(table, pd.DataFrame) else table)[:, -targets:]

@@ -11,7 +11,7 @@ import pandas as pd
 from arcsm.data.column_types import ColumnType, has_time_type, is_time, stray_text
 from arcsm.data.row_labels import reason_to_set_aside
 from arcsm.errors import is_no_number, warn
-from arcsm.estimators.column_inference import NumberRules, infer_column
+from arcsm.estimators.column_inference import DEFAULT_RULES, NumberRules, infer_column
 from arcsm.estimators.column_types import (
     GRID_TOLERANCE,
     Array,
@@ -39,9 +39,8 @@ class Columns:
     names: tuple[Any, ...] | None = None  # of a data frame
 
     @classmethod
-    def infer(cls, table: Table, rules: NumberRules | None = None) -> Self:
+    def infer(cls, table: Table, rules: NumberRules = DEFAULT_RULES) -> Self:
         """Infer the column types from training rows; see :func:`infer_column`."""
-        rules = rules or NumberRules()
         if isinstance(table, pd.DataFrame):
             kinds = tuple(_infer(table.iloc[:, d], rules) for d in range(table.shape[1]))
             return cls(kinds, tuple(table.dtypes), tuple(table.columns))
@@ -193,7 +192,7 @@ def _is_near(kind: Column, number: float) -> bool:
 def _infer(column: pd.Series, rules: NumberRules) -> Column:
     """Infer the type of a column of a data frame; warn if it seems to label the rows."""
     if is_time(column):
-        return infer_times(column, rules.few)
+        return infer_times(column, rules)
     if not is_categorical(column.dtype) and reason_to_set_aside(column, ColumnType("number")) is not None:
         warn(f"column {column.name!r} has a different whole number in every row; if it labels rows, leave it out")
     categorical = is_categorical(column.dtype)

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from arcsm.estimators.column_inference import fit_continuous
-from arcsm.estimators.column_types import MAX_LEVELS, MAX_LEVELS_OF_NUMBERS, Array, Column, Constant, Grid, Values
+from arcsm.estimators.column_inference import DEFAULT_RULES, NumberRules, fit_continuous
+from arcsm.estimators.column_types import MAX_LEVELS, Array, Column, Constant, Grid, Values
 from arcsm.estimators.range_ends import hard_ends
 
 _UNITS = ("D", "h", "m", "s", "ms", "us", "ns")  # as NumPy calls them
@@ -242,10 +242,10 @@ def counted(kind: Column) -> Column:
     return kind.numbers if isinstance(kind, Times) else kind
 
 
-def infer_times(values: pd.Series, most_levels: int = MAX_LEVELS_OF_NUMBERS) -> Column:
+def infer_times(values: pd.Series, rules: NumberRules = DEFAULT_RULES) -> Column:
     """Infer the type of a column of times: on the grid of its steps or, if that is too fine, continuous.
 
-    At most ``most_levels`` different ones have a level each.
+    Each different time has a level if there are few, as numbers have.
     """
     known = values.dropna()
     if known.nunique() == 1:
@@ -256,7 +256,7 @@ def infer_times(values: pd.Series, most_levels: int = MAX_LEVELS_OF_NUMBERS) -> 
     step = float(np.gcd.reduce(np.diff(np.unique(counts)).astype(np.int64)))
     levels = round((high - low) / step) + 1
     distinct = np.unique(counts)
-    few = tuple(distinct.tolist()) if len(distinct) <= most_levels else ()
+    few = tuple(distinct.tolist()) if len(distinct) <= rules.few else ()
     grid = Grid(step, low, levels, whole=True, training_rows=len(known), few=few)
     if levels < MAX_LEVELS:
         return Times(scale, grid)
