@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+from arcsm.contexts.linear_base import LinearBase
+from arcsm.contexts.linear_features import LinearFeatures
+from arcsm.estimators import ScoreDensity
 from arcsm.estimators.table_config import TableConfig
 from arcsm.estimators.table_training import _BRANCHES, _SNAPSHOTS_OF_TARGETS, _Choice, _climb
 from arcsm.training import fit
@@ -111,3 +117,24 @@ def test_a_branch_continues_the_training_at_its_rate_and_leaves_it_unchanged() -
     fit(expected, rows, config=by_hand)
     assert 0.0 < seen[2] < config.learning_rate
     assert have_same_weights(expected, seen[1])
+
+
+def test_correlations_are_those_of_distinct_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows whose numbers have ends are trained in several copies, with some reflected; these are no evidence."""
+    seen = list[int]()
+
+    def counting(fitted: Callable[..., None]) -> Callable[..., None]:
+        def fit_and_count(part: Any, z: torch.Tensor) -> None:
+            seen.append(len(z))
+            fitted(part, z)
+
+        return fit_and_count
+
+    for part in (LinearBase, LinearFeatures):
+        monkeypatch.setattr(part, "fit", counting(part.fit))
+    z = np.random.default_rng(0).uniform(size=(200, 3))
+    z[:, 2] = z[:, 0] + 1e-2 * z[:, 1]  # on a line, so that there is a base, too
+    density = ScoreDensity(max_steps=40, random_state=0).fit(z)
+    context = density.model_.model.context
+    assert density.model_.columns.ends and context.base.is_fitted and context.linear.has_correlations
+    assert len(seen) == 3 and set(seen) == {max(seen)} and max(seen) < 200  # the search for lines, then one of each

@@ -24,6 +24,7 @@ from arcsm.estimators.table_model import Order, TableModel, with_last
 from arcsm.model import AutoregressiveModel
 from arcsm.training.callbacks import Callback, TrainingState
 from arcsm.training.config import TrainConfig
+from arcsm.training.data import set_moments
 from arcsm.training.density import fit
 
 _MIN_VALIDATION_ROWS = 512  # held-out rows repeat with fresh noise up to this number
@@ -103,6 +104,8 @@ def train_table_model(
             candidate = TableModel(trained, columns, orders, config.noise_levels - 1, config, cells)
             candidate.reach, candidate.last = dict(widths), last
             training = config.train_config(columns.widths, seed, device, choose_level)
+            set_moments(model, inputs[: len(train)], None, training)  # copies would look like more evidence
+            training = training.model_copy(update={"standardise": "none"})
             choice = _Choice(candidate, training, inputs, some, lengths, calibrate, targets, stops)
             with work.part(config.max_steps), warnings.catch_warnings():
                 if choose_level:  # the best weights are kept, wherever the training ends

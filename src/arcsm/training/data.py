@@ -197,7 +197,7 @@ def set_moments(
     x = dequantised(x, dequantisation_widths(config, model), random)
     z = model.standardise(x)
     keeps = config.standardise == "none"
-    if isinstance(base, LinearBase) and not (keeps and base.index):
+    if isinstance(base, LinearBase) and not (keeps and base.is_fitted):
         base.set_maps(base.exponent, model.shift, model.scale)
         base.fit(z.masked_fill(torch.tensor(model.discrete, device=x.device), torch.nan))
     if isinstance(linear, LinearFeatures) and not (keeps and linear.has_correlations):
