@@ -33,12 +33,13 @@ class TrainConfig(BaseModel):
         batch_size: Rows per step, over all processes.
         accumulate: Number of parts in which each process computes its rows of a step, to save memory. Up to dropout,
             ``hide``, ``mix="auto"`` and rounding, the weights do not depend on it.
-        optimizer: ``"adam"`` or ``"adamw"``.
+        optimizer: ``"adam"``, ``"adamw"`` or ``"muon"``, which learns matrices between layers of units in all
+            directions at the same rate, and other weights as adamw does.
         learning_rate: Peak learning rate (a cosine that falls before the warm-up ends stays below it).
         score_rate_factor: Factor of the learning rate for heads without a closed form, such as score networks. With few
             rows, a context overfits before a score network at the same rate has moved away from its initial Gaussian.
             A custom scheduler that sets rates instead of scaling them cancels the factor.
-        weight_decay: Decoupled weight decay, for adamw.
+        weight_decay: Decoupled weight decay, for adamw and muon.
         schedule: ``"constant"``, or ``"cosine"`` down to zero over all steps.
         warmup_steps: Steps over which a linear warm-up raises the learning rate from zero.
         clip_norm: Largest norm of the gradient; ``None`` for no clipping.
@@ -79,7 +80,7 @@ class TrainConfig(BaseModel):
     epochs: float | None = Field(None, gt=0)
     batch_size: int = Field(128, ge=1, strict=True)
     accumulate: int = Field(1, ge=1)
-    optimizer: Literal["adam", "adamw"] = "adam"
+    optimizer: Literal["adam", "adamw", "muon"] = "adam"
     learning_rate: float = Field(1e-3, gt=0)
     score_rate_factor: float = Field(1.0, gt=0)
     weight_decay: float = Field(0.0, ge=0)

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from torch.amp import GradScaler
 
 
+_POLYNOMIAL = (3.4445, -4.7750, 2.0315)  # of Muon, whose slope at zero is steep
+_LEAST_UNITS = 16  # of a layer whose matrices Muon learns
+
+
 def local_parts(group: Group, batch: int, accumulate: int) -> dict[int, slice]:
     """Return the parts of a batch that this process computes one after another, by their number."""
     count = group.size * accumulate
@@ -105,6 +109,82 @@ class Adam(_Eager, torch.optim.Adam):
     step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
 
 
+class Muon(AdamW):
+    """Muon for matrices between layers of units, and AdamW for all other weights.
+
+    The gradient of a matrix has a few large singular values, and the other directions are learned slowly. Muon sets all
+    of them to about one: with the average :math:`M = U S V^\\top` of the gradients, and the singular values
+    :math:`S`, a matrix ``(m, n)`` changes by
+
+    .. math:: -0.2 \\sqrt{\\max(m, n)}\\, \\eta\\, U V^\\top
+
+    The factor gives each weight about the change that AdamW would give it at the same rate :math:`\\eta`. Sources: K.
+    Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024); J. Liu et al., "Muon is scalable
+    for LLM training" (2025) for the factor.
+
+    Arguments:
+        groups: Groups of weights for AdamW; those with ``matrices=True`` hold matrices for Muon.
+        lr: Learning rate of groups without their own.
+        weight_decay: Decoupled weight decay of all weights.
+        momentum: Decay of the average of a matrix's gradients.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, weight_decay: float, momentum: float = 0.95) -> None:
+        self.momentum = momentum
+        super().__init__([{"matrices": False, **group} for group in groups], lr, weight_decay=weight_decay, fused=True)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        every = self.param_groups
+        try:
+            self.param_groups = [group for group in every if not group["matrices"]]
+            loss = super().step(closure)
+        finally:
+            self.param_groups = every
+        for group in every:
+            if group["matrices"]:
+                self._step_of_matrices(group)
+        return loss
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Optimizer.__setstate__(self, state)  # Adam's own reads its state of every weight
+
+    def _step_of_matrices(self, group: dict[str, Any]) -> None:
+        by_shape = dict[tuple[int, ...], list[Tensor]]()
+        for weight in group["params"]:
+            if weight.grad is not None:
+                by_shape.setdefault(tuple(weight.shape), []).append(weight)
+        for (rows, columns), weights in by_shape.items():
+            gradients = [weight.grad for weight in weights if weight.grad is not None]
+            averages = [self.state[weight].setdefault("average", torch.zeros_like(weight)) for weight in weights]
+            torch._foreach_lerp_(averages, gradients, 1.0 - self.momentum)
+            ahead = torch.stack(torch._foreach_lerp(gradients, averages, self.momentum))
+            torch._foreach_mul_(weights, 1.0 - group["lr"] * group["weight_decay"])
+            step = -0.2 * max(rows, columns) ** 0.5 * group["lr"]
+            torch._foreach_add_(weights, list(orthogonalised(ahead)), alpha=step)
+
+
+def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
+    """Return matrices ``(*, m, n)`` with the same singular vectors and singular values of about one.
+
+    It iterates the odd polynomial of degree 5 of Muon, which takes singular values from 0.01 to 1 into about 0.7 to
+    1.2 in five iterations. The norm of a matrix does not matter; zeros stay zeros.
+    """
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+    linear, cubic, quintic = _POLYNOMIAL
+    for _ in range(iterations):
+        square = x @ x.mT
+        x = linear * x + (cubic * square + quintic * (square @ square)) @ x
+    return x.mT if tall else x
+
+
+def is_hidden_matrix(weight: Tensor) -> bool:
+    """Return whether a weight is a matrix between two layers of units, not one from single values or to a few."""
+    return weight.ndim == 2 and min(weight.shape) >= _LEAST_UNITS
+
+
 #: Makes an optimizer of parameters, such as ``functools.partial(torch.optim.SGD, lr=0.1)``.
 MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
 #: Makes a scheduler of an optimizer, such as ``functools.partial(torch.optim.lr_scheduler.StepLR, step_size=100)``.
@@ -126,7 +206,7 @@ def build_optimizer(model: AutoregressiveModel, config: TrainConfig, make: MakeO
             name = type(optimizer).__name__
             raise ValueError(f"optimizer: {name} evaluates the loss several times a step, which fit does not support")
         return optimizer
-    rate, groups = config.learning_rate, list[Any](model.parameters())
+    rate, groups = config.learning_rate, list[dict[str, Any]]([{"params": list(model.parameters())}])
     if config.score_rate_factor != 1.0:
         scores = [head for head, _ in model.head.parts(model.features) if not head.normalised]
         of_scores = {id(weight): weight for head in scores for weight in head.parameters()}
@@ -134,9 +214,20 @@ def build_optimizer(model: AutoregressiveModel, config: TrainConfig, make: MakeO
             {"params": [weight for weight in model.parameters() if id(weight) not in of_scores]},
             {"params": list(of_scores.values()), "lr": rate * config.score_rate_factor},
         ]
+    if config.optimizer == "muon":
+        return Muon([part for group in groups for part in _with_matrices_apart(group)], rate, config.weight_decay)
     if config.optimizer == "adamw":
         return AdamW(groups, lr=rate, weight_decay=config.weight_decay, fused=True)
     return Adam(groups, lr=rate, fused=True)
+
+
+def _with_matrices_apart(group: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a group of weights as two, without and with the matrices that Muon learns."""
+    parts = [
+        {**group, "params": [w for w in group["params"] if is_hidden_matrix(w) == matrices], "matrices": matrices}
+        for matrices in (False, True)
+    ]
+    return [part for part in parts if part["params"]]
 
 
 def build_scheduler(optimizer: Optimizer, config: TrainConfig, make: MakeScheduler | None) -> LRScheduler | None:
