@@ -67,7 +67,7 @@ def detector_and_outliers() -> Scored:
 
 def use_small_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make estimators fit one small model for a few steps, whatever the table."""
-    config = TableConfig(1, 8, (16,), 16, 0.0, (16,), 0, 0.0, 0, 0.3, 4, 5e-2, 30, 64, 5e-3, 5e-3, 1e-2)
+    config = TableConfig(1, 8, (16,), 16, 0.0, (16,), 0, 0.0, 0, 0.3, 4, 5e-2, 30, 64, 5e-3, 1e-2)
     monkeypatch.setattr(TableConfig, "for_table", classmethod(lambda *_: config))
 
 

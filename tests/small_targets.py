@@ -17,13 +17,12 @@ _ACCURATE: dict[str, Any] = {
     "orders": 4, "context_features": 8, "hidden_features": (32,), "embedding_features": 32, "dropout": 0.0,
     "head_features": (32, 32), "sinusoids": 0, "sinusoid_decay": 1.0, "head_sinusoids": 0, "sigma_min": 0.1,
     "noise_levels": 8, "tolerance": 1e-3, "max_steps": 1200, "batch_size": 128, "learning_rate": 7e-3,
-    "rate_of_scores": 7e-3, "weight_decay": 1e-4,
+    "weight_decay": 1e-4,
 }  # fmt: skip
 #: Settings of a model that fits in less than a second and predicts better than a constant.
 ROUGH: dict[str, Any] = {
     "orders": 1, "hidden_features": (16, 16), "embedding_features": 16, "head_features": (16, 16), "sigma_min": 0.3,
     "noise_levels": 4, "tolerance": 1e-2, "max_steps": 150, "batch_size": 64, "learning_rate": 2e-2,
-    "rate_of_scores": 2e-2,
 }  # fmt: skip
 
 Array = NDArray[np.float64]

@@ -5,8 +5,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, TrainConfig, fit
-from arcsm.training.optimization import AdamW, Muon, build_optimizer, orthogonalised
+from arcsm import (
+    MADE,
+    AnyOrder,
+    AutoregressiveModel,
+    CategoricalHead,
+    MixedHead,
+    NoiseLadder,
+    ScoreHead,
+    TrainConfig,
+    fit,
+)
+from arcsm.training.optimization import AdamW, Muon, build_optimizer, hidden_matrices, orthogonalised
 from small_runs import before_step, correlated_rows, have_same_weights, interrupt, short_config
 
 
@@ -50,7 +60,18 @@ def test_a_step_is_that_of_its_equation_and_other_weights_have_that_of_adamw() -
         assert torch.equal(bias, other)
 
 
-def test_it_learns_matrices_between_layers_of_units() -> None:
+def test_it_learns_matrices_between_layers_of_units_and_stacks_of_them() -> None:
+    context = AnyOrder(4, 20, (24, 24), 20, levels=(0, 0, 40, 40))
+    head = MixedHead([ScoreHead(20, (16, 16)), CategoricalHead(20, 40)], (0, 0, 1, 1))
+    model = AutoregressiveModel(context, head, NoiseLadder(2.0, 0.1, 5))
+    matrices = {id(weight) for weight in hidden_matrices(model)}
+    found = {name for name, weight in model.named_parameters() if id(weight) in matrices}
+    network = {f"context.networks.large.{name}weight" for name in ("output_", "first.", "linear.", "layers.0.")}
+    heads = {f"head.heads.{name}.weight" for name in ("0.hidden.0", "0.hidden.1", "1.logits")}
+    assert found == network | heads  # not the vectors of levels, and the two weights of each number
+
+
+def test_their_groups_have_the_rates_of_their_parts() -> None:
     model = wide_density()
     config = TrainConfig(optimizer="muon", learning_rate=1e-3, score_rate_factor=4.0)
     found = build_optimizer(model, config)

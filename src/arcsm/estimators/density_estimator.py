@@ -74,10 +74,7 @@ class DensityEstimator(TableEstimator):
         numbers, train, held_out, seed = self._prepare(X, targets)
         modelled = torch.from_numpy(numbers[:, self.columns_.modelled])
         self.held_out_rows_ = held_out
-        configs = self._configs(len(train), modelled)
-        if targets is not None and isinstance(self.max_steps, str):
-            nominal = all(len(kind.level_numbers) for kind in self.columns_.kinds[-targets:])
-            configs = [config.for_targets(len(train), nominal) for config in configs]
+        configs = self._configs(len(train), modelled, targets)
         self.config_ = configs[0]
         self.model_: TableModel | None = None
         first = 0 if targets is None else numbers.shape[1] - targets
@@ -98,11 +95,14 @@ class DensityEstimator(TableEstimator):
             self.config_ = self.model_.config
         return numbers
 
-    def _configs(self, rows: int, modelled: Tensor) -> list[TableConfig]:
+    def _configs(self, rows: int, modelled: Tensor, targets: int | None) -> list[TableConfig]:
         config = TableConfig.for_table(rows, max(1, modelled.shape[1]), self._smooth)
         configs = [config]
         if not self._smooth and not config.sinusoids and rows >= _MIN_ROWS_FOR_SELECTION:
             configs.append(config.high_resolution())
+        if targets is not None:
+            nominal = all(len(kind.level_numbers) for kind in self.columns_.kinds[-targets:])
+            configs = [config.for_targets(rows, nominal) for config in configs]
         chosen: dict[str, Any] = {}
         if not isinstance(self.n_estimators, str):
             chosen["orders"] = int(self.n_estimators)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Literal, Self
 
 from torch import Tensor
 
@@ -20,8 +20,8 @@ _FINE_ROWS = 1_000  # from which on a model has sinusoids and fine noise
 _WIDE = 300  # columns
 _MAX_STEPS_OF_TARGETS, _RATE_OF_TARGETS = 1_500, 5e-3  # of a model of few conditionals
 _RATE_OF_LEVELS, _DROPOUT_OF_LEVELS, _WEIGHT_DECAY_OF_LEVELS = 2e-3, 0.3, 1.0  # of a model of nominal columns
-_RATE, _RATE_OF_FINE = 1e-2, 3e-3  # of densities of many rows, and of fewer than 2,000
-_RATE_OF_FEW_ROWS = 1e-3  # of densities and of nominal columns with few training rows
+_RATE = 1e-2
+_RATE_OF_FEW_ROWS = 1e-3  # of nominal columns with few training rows
 _MIN_ROWS_FOR_SINUSOIDS = 500  # from which on the head of such a model sees sinusoids
 _MIN_ROWS_OF_FAST = 500  # of training, from which on a smooth model learns fast, from large batches
 _MAX_UNITS = 48  # numbers and levels, whose correlations are inverted for each row of a batch
@@ -48,8 +48,8 @@ class TableConfig:
     max_steps: int
     batch_size: int
     learning_rate: float  # peak
-    rate_of_scores: float  # likewise, of the head of numeric columns
     weight_decay: float
+    optimizer: Literal["adamw", "muon"] = "adamw"
     max_units: int = 0  # of linear predictors, numbers and levels, up to which contexts see what these say
     rate_of_small_sets: float = 5e-3  # of known values, whose network is trained further
     small_set_steps: float = 0.2  # relative to those of the training of all sets
@@ -79,9 +79,9 @@ class TableConfig:
             tolerance=1e-3,
             max_steps=8_000 if rows >= 20_000 else 5_000 if large else 3_000 if fine else 2_000,
             batch_size=256,
-            learning_rate=_RATE if large else _RATE_OF_FINE if fine else _RATE_OF_FEW_ROWS,
-            rate_of_scores=_RATE,
+            learning_rate=_RATE,
             weight_decay=1e-2,
+            optimizer="muon",
             max_units=0 if large else _MAX_UNITS,
             rate_of_small_sets=5e-3 if fine else 5e-4,
             small_set_steps=0.1 if fine else 0.2,
@@ -108,7 +108,6 @@ class TableConfig:
             max_steps=1_000 if small else 4_000 if large else 2_500,
             batch_size=128 if few else 512,
             learning_rate=5e-3 if few else _RATE,
-            rate_of_scores=5e-3 if few else _RATE,
             weight_decay=0.1 if few else 1e-2,
         )
 
@@ -124,7 +123,7 @@ class TableConfig:
             head_sinusoids=self.head_sinusoids if rows >= _MIN_ROWS_FOR_SINUSOIDS else self.sinusoids,
             max_steps=min(self.max_steps, _MAX_STEPS_OF_TARGETS),
             learning_rate=rate if nominal else _RATE_OF_TARGETS,
-            rate_of_scores=rate if nominal else _RATE_OF_TARGETS,
+            optimizer="adamw",
             dropout=_DROPOUT_OF_LEVELS if nominal else self.dropout,
             weight_decay=_WEIGHT_DECAY_OF_LEVELS if nominal else self.weight_decay,
         )
@@ -132,8 +131,7 @@ class TableConfig:
     def with_rate_of(self, longer: Self) -> Self:
         """Return a variant that learns as much faster than a ``longer`` training as it is shorter, within limits."""
         rate = longer.learning_rate * max(1.0, longer.max_steps / self.max_steps)
-        rate = max(longer.learning_rate, min(rate, _RATE))
-        return replace(self, learning_rate=rate, rate_of_scores=max(rate, self.rate_of_scores))
+        return replace(self, learning_rate=max(longer.learning_rate, min(rate, _RATE)))
 
     def high_resolution(self) -> Self:
         """Return a variant with more sinusoids and finer noise, for a small table whose values repeat or cluster.
@@ -142,7 +140,7 @@ class TableConfig:
         """
         return replace(
             self, sinusoids=6, sinusoid_decay=0.0, head_sinusoids=6, sigma_min=0.01, noise_levels=20, max_steps=3_000,
-            learning_rate=_RATE, rate_of_scores=_RATE, rate_of_small_sets=5e-3,
+            rate_of_small_sets=5e-3,
         )  # fmt: skip
 
     def build_model(
@@ -198,9 +196,9 @@ class TableConfig:
         """Return the training configuration for columns with these level widths; without patience ``to_the_end``."""
         return TrainConfig(
             objective="csm", steps=self.max_steps, batch_size=self.batch_size, learning_rate=self.learning_rate,
-            score_rate_factor=self.rate_of_scores / self.learning_rate,
-            warmup_steps=50, ema=0.99, optimizer="adamw", weight_decay=self.weight_decay, dequantise=tuple(widths),
-            validate_every=max(1, self.max_steps // 20), patience=None if to_the_end else 6, seed=seed, device=device,
+            warmup_steps=50, ema=0.99, optimizer=self.optimizer, weight_decay=self.weight_decay,
+            dequantise=tuple(widths), validate_every=max(1, self.max_steps // 20),
+            patience=None if to_the_end else 6, seed=seed, device=device,
         )  # fmt: skip
 
 

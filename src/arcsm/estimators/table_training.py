@@ -32,7 +32,8 @@ _MAX_SELECTION_ROWS = 250  # held-out rows that choose weights, noise level and 
 _SELECTION_TOLERANCE = 1e-2  # nats, of a conditional's log density
 _COPIES = 4  # of rows, with different numbers reflected at the ends of their ranges
 _BRANCHES = (0.15, 0.4)  # shares of the steps of a training after which a copy of its model is annealed
-_BRANCHES_OF_FEW = (0.05, *_BRANCHES)  # likewise, for few training rows
+_BRANCHES_OF_FEW = (0.05, *_BRANCHES)  # likewise, for fewer training rows than the following number
+_MANY_ROWS = 2_000
 _LEAST_STEPS = 50  # of the shortest training that is compared
 _BRANCH_STEPS = 0.1  # share of the steps in which the learning rate of a copy falls to zero
 _SNAPSHOTS_OF_TARGETS = (0.05, 0.1, 0.2, 0.4, 0.7)  # likewise, of their averaged weights: branches did not help
@@ -148,7 +149,7 @@ def _learn_small_sets(table: TableModel, size: int, inputs: Tensor, seed: int, d
     steps = _small_set_steps(config)
     changes = {
         "steps": steps, "batch_size": config.batch_size_of_small_sets, "standardise": "none",
-        "learning_rate": config.rate_of_small_sets,
+        "learning_rate": config.rate_of_small_sets, "optimizer": "adamw",
     }  # fmt: skip
     other_seed = (seed + 1) % 2**63  # for other sets than those of the training before
     training = config.train_config(table.columns.widths, other_seed, device, to_the_end=True).model_copy(update=changes)
@@ -203,11 +204,10 @@ def _compared_lengths(
     columns: ModelColumns, rows: int, steps: int, targets: Sequence[int] | None
 ) -> tuple[Sequence[float], bool]:
     """Return the fractions of the steps after which models are compared, and whether a worse one ends the training."""
-    few = rows < FEW_ROWS
     if targets is None:
-        may_be_short = few and _BRANCHES_OF_FEW[0] * steps >= _LEAST_STEPS
+        may_be_short = rows < _MANY_ROWS and _BRANCHES_OF_FEW[0] * steps >= _LEAST_STEPS
         return _BRANCHES_OF_FEW if may_be_short else _BRANCHES, True
-    if few and all(columns.counts[m] for m in targets):
+    if rows < FEW_ROWS and all(columns.counts[m] for m in targets):
         return [share for share in _SNAPSHOTS_OF_FEW if share * steps >= _LEAST_STEPS], True
     return _SNAPSHOTS_OF_TARGETS, False
 

@@ -193,8 +193,8 @@ def _one_model(run: Study[UCI], table: str, way: str, seed: int, ours: Result) -
 
 
 class _FirstCandidate(ScoreDensity):  # without scores there is nothing to choose by
-    def _configs(self, rows: int, modelled: Tensor) -> list[TableConfig]:
-        return super()._configs(rows, modelled)[:1]
+    def _configs(self, rows: int, modelled: Tensor, targets: int | None) -> list[TableConfig]:
+        return super()._configs(rows, modelled, targets)[:1]
 
 
 def _train_by_likelihood(density: ScoreDensity, rows: Array, rate: float, seed: int, until: float) -> None:

@@ -154,7 +154,7 @@ class Muon(AdamW):
         for weight in group["params"]:
             if weight.grad is not None:
                 by_shape.setdefault(tuple(weight.shape), []).append(weight)
-        for (rows, columns), weights in by_shape.items():
+        for (*_, rows, columns), weights in by_shape.items():
             gradients = [weight.grad for weight in weights if weight.grad is not None]
             averages = [self.state[weight].setdefault("average", torch.zeros_like(weight)) for weight in weights]
             torch._foreach_lerp_(averages, gradients, 1.0 - self.momentum)
@@ -171,18 +171,29 @@ def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
     1.2 in five iterations. The norm of a matrix does not matter; zeros stay zeros.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if tall else matrices
+    x = matrices.reshape(-1, *matrices.shape[-2:])
+    x = x.mT if tall else x
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
     linear, cubic, quintic = _POLYNOMIAL
     for _ in range(iterations):
         square = x @ x.mT
-        x = linear * x + (cubic * square + quintic * (square @ square)) @ x
-    return x.mT if tall else x
+        powers = torch.baddbmm(square, square, square, beta=cubic, alpha=quintic)
+        x = torch.baddbmm(x, powers, x, beta=linear)
+    return (x.mT if tall else x).reshape(matrices.shape)
 
 
-def is_hidden_matrix(weight: Tensor) -> bool:
-    """Return whether a weight is a matrix between two layers of units, not one from single values or to a few."""
-    return weight.ndim == 2 and min(weight.shape) >= _LEAST_UNITS
+def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """Return the weights of a model that are matrices between layers of units, or stacks of such matrices.
+
+    Those of embeddings are not, and neither are those from single values or to a few outputs.
+    """
+    return [
+        weight
+        for module in model.modules()
+        if not isinstance(module, nn.Embedding)
+        for name, weight in module.named_parameters(recurse=False)
+        if name.endswith("weight") and weight.ndim in (2, 3) and min(weight.shape[-2:]) >= _LEAST_UNITS
+    ]
 
 
 #: Makes an optimizer of parameters, such as ``functools.partial(torch.optim.SGD, lr=0.1)``.
@@ -215,19 +226,16 @@ def build_optimizer(model: AutoregressiveModel, config: TrainConfig, make: MakeO
             {"params": list(of_scores.values()), "lr": rate * config.score_rate_factor},
         ]
     if config.optimizer == "muon":
-        return Muon([part for group in groups for part in _with_matrices_apart(group)], rate, config.weight_decay)
+        matrices = {id(weight) for weight in hidden_matrices(model)}
+        parts = [
+            {**group, "params": [w for w in group["params"] if (id(w) in matrices) == apart], "matrices": apart}
+            for group in groups
+            for apart in (False, True)
+        ]
+        return Muon([part for part in parts if part["params"]], rate, config.weight_decay)
     if config.optimizer == "adamw":
         return AdamW(groups, lr=rate, weight_decay=config.weight_decay, fused=True)
     return Adam(groups, lr=rate, fused=True)
-
-
-def _with_matrices_apart(group: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return a group of weights as two, without and with the matrices that Muon learns."""
-    parts = [
-        {**group, "params": [w for w in group["params"] if is_hidden_matrix(w) == matrices], "matrices": matrices}
-        for matrices in (False, True)
-    ]
-    return [part for part in parts if part["params"]]
 
 
 def build_scheduler(optimizer: Optimizer, config: TrainConfig, make: MakeScheduler | None) -> LRScheduler | None:
