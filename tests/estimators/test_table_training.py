@@ -14,11 +14,12 @@ import torch
 
 from arcsm.contexts.linear_base import LinearBase
 from arcsm.contexts.linear_features import LinearFeatures
-from arcsm.estimators import ScoreDensity
+from arcsm.estimators import ScoreClassifier, ScoreDensity, ScoreRegressor
 from arcsm.estimators.table_config import TableConfig
 from arcsm.estimators.table_training import _BRANCHES, _SNAPSHOTS_OF_TARGETS, _Choice, _climb
-from arcsm.training import fit
+from arcsm.training import TrainConfig, fit
 from arcsm.training.callbacks import TrainingState
+from arcsm.training.data import set_moments
 from small_runs import correlated_rows, have_same_weights, short_config, small_density
 
 
@@ -140,3 +141,42 @@ def test_correlations_are_those_of_distinct_rows(monkeypatch: pytest.MonkeyPatch
     assert context.linear.has_correlations
     assert max(seen) < 200
     assert seen == [max(seen)] * 3  # the search for lines, then one of each
+
+
+def test_densities_are_learned_by_muon_and_conditionals_of_few_columns_and_detectors_are_not() -> None:
+    for rows in (100, 700, 1_500, 3_000, 30_000):
+        density = TableConfig.for_table(rows, 5)
+        others = [density.for_targets(rows, nominal) for nominal in (False, True)]
+        others.append(TableConfig.for_table(rows, 5, smooth=True))
+        kinds = [
+            one.train_config([0.0] * 5, 0, "cpu").optimizer for one in (density, density.high_resolution(), *others)
+        ]
+        assert kinds == ["muon"] * 2 + ["adamw"] * 3
+
+
+def test_a_regressor_has_its_settings_when_the_steps_are_given() -> None:
+    x = np.random.default_rng(0).normal(size=(60, 3))
+    expected = TableConfig.for_table(60, 3).for_targets(60, nominal=False)
+    found = ScoreRegressor(max_steps=3, n_estimators=1, random_state=0).fit(x[:, :2], x[:, 2])._joint.config_
+    assert (found.max_steps, found.optimizer, found.dropout) == (3, "adamw", expected.dropout)
+    assert found.learning_rate >= expected.learning_rate
+    names = (
+        ScoreClassifier(max_steps=3, n_estimators=1, random_state=0).fit(x, np.repeat(["a", "b"], 30))._joint.config_
+    )
+    assert names.weight_decay == TableConfig.for_table(60, 3).for_targets(60, nominal=True).weight_decay
+
+
+def test_moments_are_kept_although_no_dimension_is_on_a_line() -> None:
+    model = TableConfig.for_table(100, 2).build_model([0, 0], [-1, -1], located=True)
+    base, linear = model.context.base, model.context.linear
+    assert not base.is_fitted
+    assert not linear.is_fitted
+    z = torch.randn(50, 2)
+    set_moments(model, z, None, TrainConfig())
+    before = base.mean.clone(), linear.mean.clone()
+    assert base.is_fitted
+    assert linear.is_fitted
+    assert not base.index
+    set_moments(model, 3.0 + z, None, TrainConfig(standardise="none"))
+    assert torch.equal(base.mean, before[0])
+    assert torch.equal(linear.mean, before[1])

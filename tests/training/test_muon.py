@@ -1,6 +1,9 @@
 """Muon: which weights it learns, its steps, and that a run resumes with its state."""
 
+import copy
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from arcsm import (
     AnyOrder,
     AutoregressiveModel,
     CategoricalHead,
+    LocatedHead,
     MixedHead,
     NoiseLadder,
     ScoreHead,
@@ -20,9 +24,10 @@ from arcsm.training.optimization import AdamW, Muon, build_optimizer, hidden_mat
 from small_runs import before_step, correlated_rows, have_same_weights, interrupt, short_config
 
 
-def wide_density() -> AutoregressiveModel:
+def wide_density(**context: Any) -> AutoregressiveModel:
     torch.manual_seed(0)
-    return AutoregressiveModel(MADE(2, 20, (24, 24)), ScoreHead(20, (16, 16)), NoiseLadder(2.0, 0.1, 5))
+    made = AnyOrder(2, 20, (24, 24), 20, **context)
+    return AutoregressiveModel(made, ScoreHead(20, (16, 16)), NoiseLadder(2.0, 0.1, 5))
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (5, 9), (9, 5), (3, 8, 20)])
@@ -37,8 +42,42 @@ def test_singular_values_become_one_and_their_vectors_stay(shape: tuple[int, ...
     assert torch.allclose(u @ inside @ v, found, atol=1e-12)
 
 
-def test_zeros_stay_zeros() -> None:
+def test_zeros_stay_zeros_and_small_numbers_count() -> None:
     assert torch.equal(orthogonalised(torch.zeros(2, 4, 3)), torch.zeros(2, 4, 3))
+    torch.manual_seed(0)
+    matrix = torch.randn(4, 3)
+    assert torch.allclose(orthogonalised(1e-30 * matrix), orthogonalised(matrix), rtol=1e-3, atol=1e-4)
+
+
+def test_a_matrix_without_a_gradient_stays() -> None:
+    stack = torch.nn.Parameter(torch.randn(2, 20, 30))
+    optimizer = Muon([{"params": [stack], "matrices": True}], lr=0.1, weight_decay=0.0)
+    stack.grad = torch.randn(2, 20, 30)
+    optimizer.step()
+    before = stack.detach().clone()
+    stack.grad[1] = 0.0  # as of a column that no row of a batch knows
+    optimizer.step()
+    assert torch.equal(stack[1], before[1])
+    assert not torch.equal(stack[0], before[0])
+
+
+def test_a_copy_goes_on_as_the_original() -> None:
+    weight = torch.nn.Parameter(torch.randn(20, 30))
+    optimizer = Muon([{"params": [weight], "matrices": True}], lr=0.1, weight_decay=0.0, momentum=0.5)
+    weight.grad = torch.randn(20, 30)
+    optimizer.step()
+    other = copy.deepcopy(optimizer)
+    copied = other.param_groups[0]["params"][0]
+    copied.grad = weight.grad.clone()
+    optimizer.step()
+    other.step()
+    assert torch.equal(weight, copied)
+
+
+def test_steps_with_infinite_gradients_are_left_out() -> None:
+    settings = {"precision": "16-mixed", "optimizer": "muon", "steps": 60, "validate_every": 20}
+    result = fit(wide_density(), correlated_rows(), correlated_rows(90, seed=5), short_config(**settings))
+    assert math.isfinite(result.best_loss)
 
 
 def test_a_step_is_that_of_its_equation_and_other_weights_have_that_of_adamw() -> None:
@@ -61,14 +100,17 @@ def test_a_step_is_that_of_its_equation_and_other_weights_have_that_of_adamw() -
 
 
 def test_it_learns_matrices_between_layers_of_units_and_stacks_of_them() -> None:
-    context = AnyOrder(4, 20, (24, 24), 20, levels=(0, 0, 40, 40))
-    head = MixedHead([ScoreHead(20, (16, 16)), CategoricalHead(20, 40)], (0, 0, 1, 1))
+    context = AnyOrder(18, 20, (24, 24), 20, levels=(0,) * 16 + (40, 40), sinusoids=8, located=True)
+    head = MixedHead([LocatedHead(ScoreHead(18, (16, 16))), CategoricalHead(20, 40)], (0,) * 16 + (1, 1))
     model = AutoregressiveModel(context, head, NoiseLadder(2.0, 0.1, 5))
     matrices = {id(weight) for weight in hidden_matrices(model)}
     found = {name for name, weight in model.named_parameters() if id(weight) in matrices}
     network = {f"context.networks.large.{name}weight" for name in ("output_", "first.", "linear.", "layers.0.")}
-    heads = {f"head.heads.{name}.weight" for name in ("0.hidden.0", "0.hidden.1", "1.logits")}
-    assert found == network | heads  # not the vectors of levels, and the two weights of each number
+    assert found - network == {name for name in found if name.startswith("head.")}
+    assert {name.split(".")[-3] for name in found - network} == {"hidden"}  # not the logits
+    assert len(found - network) == 2
+    masked = AutoregressiveModel(MADE(2, 20, (24, 24)), ScoreHead(20, (16, 16)), NoiseLadder(2.0, 0.1, 5))
+    assert len(hidden_matrices(masked)) == 2  # those of the head
 
 
 def test_their_groups_have_the_rates_of_their_parts() -> None:
@@ -80,7 +122,7 @@ def test_their_groups_have_the_rates_of_their_parts() -> None:
     assert len(rates) == len(list(model.parameters()))
     seen = set()
     for name, weight in model.named_parameters():
-        of_head, is_matrix = name.startswith("head."), weight.ndim == 2 and min(weight.shape) >= 16
+        of_head, is_matrix = name.startswith("head."), weight.ndim > 1 and min(weight.shape[-2:]) >= 16
         assert rates[id(weight)] == (is_matrix, pytest.approx(4e-3 if of_head else 1e-3)), name
         seen.add((of_head, is_matrix))
     assert len(seen) == 4

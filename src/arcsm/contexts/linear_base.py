@@ -92,7 +92,7 @@ class LinearBase(PreciseModule):
 
     @property
     def is_fitted(self) -> bool:
-        """Whether moments were set. Perhaps no dimension is on a line."""
+        """Whether moments were set, also if no dimension turned out to be on a line."""
         return bool(((self.mean != 0.0) | (self.deviation != 1.0)).any())
 
     def set_maps(self, exponent: Tensor, shift: Tensor | None = None, unit: Tensor | None = None) -> None:

@@ -105,7 +105,8 @@ def train_table_model(
             candidate = TableModel(trained, columns, orders, config.noise_levels - 1, config, cells)
             candidate.reach, candidate.last = dict(widths), last
             training = config.train_config(columns.widths, seed, device, choose_level)
-            set_moments(model, inputs[: len(train)], None, training)  # copies would look like more evidence
+            with torch_threads(1):
+                set_moments(model, inputs[: len(train)], None, training)  # copies would look like more evidence
             training = training.model_copy(update={"standardise": "none"})
             choice = _Choice(candidate, training, inputs, some, lengths, calibrate, targets, stops)
             with work.part(config.max_steps), warnings.catch_warnings():

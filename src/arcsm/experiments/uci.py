@@ -38,8 +38,8 @@ from arcsm.reports.plots import BLUE, GREY, column_panels
 OURS = "arcsm"
 FLOWS = ("MAF", "NSF", "MAF, mixture")
 METHODS = (OURS, *FLOWS, "GMM", "KDE")
-CSM, MLE, BOTH = "csm", "mle", "csm, then mle"  # ways to train one model
-WAYS = (CSM, MLE, BOTH)
+CSM, ADAMW, MLE, BOTH = "csm", "csm, AdamW", "mle", "csm, then mle"  # ways to train one model
+WAYS = (CSM, ADAMW, MLE, BOTH)
 _MAX_CONSTANT_SHARE = 0.99  # of a column's rows with the same value
 _RATES = {MLE: 2e-3, BOTH: 2e-4}  # of maximum likelihood
 _MLE_BATCH = 64  # a row costs hundreds of evaluations
@@ -170,7 +170,7 @@ def _result(log_density: Array, seconds: float, train: Array) -> Result:
 
 
 def _one_model(run: Study[UCI], table: str, way: str, seed: int, ours: Result) -> Result:
-    """Train the model of one order: by scores, by likelihood, or by scores and then likelihood.
+    """Train the model of one order: by scores, with or without Muon, by likelihood, or by scores and then likelihood.
 
     Maximum likelihood uses the quadrature at the smallest noise, which then also normalises the density, and as much
     processor time as the default. For likelihood alone the configuration is the first, otherwise the best by scores.
@@ -179,10 +179,11 @@ def _one_model(run: Study[UCI], table: str, way: str, seed: int, ours: Result) -
     start = time.process_time()
     max_steps = run.settings.max_steps
     half = TableConfig.for_table(len(train), 1, False).max_steps // 2
-    steps = {CSM: max_steps or "auto", MLE: 1, BOTH: max_steps or half}[way]
-    kind = _FirstCandidate if way == MLE else ScoreDensity
+    every = max_steps or "auto"
+    steps = {CSM: every, ADAMW: every, MLE: 1, BOTH: max_steps or half}[way]
+    kind = {MLE: _FirstCandidate, ADAMW: _WithoutMuon}.get(way, ScoreDensity)
     density = kind(1, steps, random_state=seed, device=run.device.type, verbose=True).fit(train)
-    if way == CSM:
+    if way in (CSM, ADAMW):
         return _result(density.score_samples(test), time.process_time() - start, train)
     _train_by_likelihood(density, train, _RATES[way], seed, start + ours["fit_seconds"])
     spent = time.process_time() - start
@@ -195,6 +196,11 @@ def _one_model(run: Study[UCI], table: str, way: str, seed: int, ours: Result) -
 class _FirstCandidate(ScoreDensity):  # without scores there is nothing to choose by
     def _configs(self, rows: int, modelled: Tensor, targets: int | None) -> list[TableConfig]:
         return super()._configs(rows, modelled, targets)[:1]
+
+
+class _WithoutMuon(ScoreDensity):
+    def _configs(self, rows: int, modelled: Tensor, targets: int | None) -> list[TableConfig]:
+        return [replace(config, optimizer="adamw") for config in super()._configs(rows, modelled, targets)]
 
 
 def _train_by_likelihood(density: ScoreDensity, rows: Array, rate: float, seed: int, until: float) -> None:

@@ -200,7 +200,7 @@ def set_moments(
     if isinstance(base, LinearBase) and not (keeps and base.is_fitted):
         base.set_maps(base.exponent, model.shift, model.scale)
         base.fit(z.masked_fill(torch.tensor(model.discrete, device=x.device), torch.nan))
-    if isinstance(linear, LinearFeatures) and not (keeps and linear.has_correlations):
+    if isinstance(linear, LinearFeatures) and not (keeps and linear.is_fitted):
         linear.fit(z)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from arcsm._runtime import process_group
 from arcsm._runtime.process_group import Group
+from arcsm.contexts.set_networks import SetNetwork
 from arcsm.model import AutoregressiveModel
 from arcsm.training.config import TrainConfig
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _POLYNOMIAL = (3.4445, -4.7750, 2.0315)  # of Muon, whose slope at zero is steep
 _LEAST_UNITS = 16  # of a layer whose matrices Muon learns
+_LAST_LAYERS = ("output", "logits", "parameters_of")  # of heads
 
 
 def local_parts(group: Group, batch: int, accumulate: int) -> dict[int, slice]:
@@ -112,35 +114,42 @@ class Adam(_Eager, torch.optim.Adam):
 class Muon(AdamW):
     """Muon for matrices between layers of units, and AdamW for all other weights.
 
-    The gradient of a matrix has a few large singular values, and the other directions are learned slowly. Muon sets all
-    of them to about one: with the average :math:`M = U S V^\\top` of the gradients, and the singular values
-    :math:`S`, a matrix ``(m, n)`` changes by
+    The gradient of a matrix has a few large singular values, and the other directions are learned slowly. Muon makes
+    the singular values :math:`S` of its average :math:`M = U S V^\\top` equal, so a matrix ``(m, n)`` changes by about
 
     .. math:: -0.2 \\sqrt{\\max(m, n)}\\, \\eta\\, U V^\\top
 
-    The factor gives each weight about the change that AdamW would give it at the same rate :math:`\\eta`. Sources: K.
-    Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024); J. Liu et al., "Muon is scalable
-    for LLM training" (2025) for the factor.
+    The factor gives each weight about the change that AdamW would give it at the same rate :math:`\\eta`. The average
+    of the gradients is exponential and looks one step ahead, as in Nesterov's method. Sources: K. Jordan et al., "Muon:
+    An optimizer for hidden layers in neural networks" (2024); J. Liu et al., "Muon is scalable for LLM training" (2025)
+    for the factor.
 
     Arguments:
-        groups: Groups of weights for AdamW; those with ``matrices=True`` hold matrices for Muon.
+        groups: Groups of weights for AdamW. Those with ``matrices=True`` hold matrices, or stacks of them, for Muon.
         lr: Learning rate of groups without their own.
         weight_decay: Decoupled weight decay of all weights.
         momentum: Decay of the average of a matrix's gradients.
     """
 
     def __init__(self, groups: list[dict[str, Any]], lr: float, weight_decay: float, momentum: float = 0.95) -> None:
-        self.momentum = momentum
-        super().__init__([{"matrices": False, **group} for group in groups], lr, weight_decay=weight_decay, fused=True)
+        groups = [{"matrices": False, "momentum": momentum, **group} for group in groups]
+        super().__init__(groups, lr, weight_decay=weight_decay, fused=True)
+        self._step_supports_amp_scaling = False  # so that a step with infinite gradients is left out as a whole
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         every = self.param_groups
-        try:
-            self.param_groups = [group for group in every if not group["matrices"]]
-            loss = super().step(closure)
-        finally:
-            self.param_groups = every
+        others = [group for group in every if not group["matrices"]]
+        if others:
+            try:
+                self.param_groups = others
+                inspect.unwrap(torch.optim.AdamW.step)(self)
+            finally:
+                self.param_groups = every
         for group in every:
             if group["matrices"]:
                 self._step_of_matrices(group)
@@ -154,26 +163,32 @@ class Muon(AdamW):
         for weight in group["params"]:
             if weight.grad is not None:
                 by_shape.setdefault(tuple(weight.shape), []).append(weight)
+                if not self.state[weight]:
+                    self.state[weight]["average"] = torch.zeros_like(weight)
         for (*_, rows, columns), weights in by_shape.items():
             gradients = [weight.grad for weight in weights if weight.grad is not None]
-            averages = [self.state[weight].setdefault("average", torch.zeros_like(weight)) for weight in weights]
-            torch._foreach_lerp_(averages, gradients, 1.0 - self.momentum)
-            ahead = torch.stack(torch._foreach_lerp(gradients, averages, self.momentum))
+            averages = [self.state[weight]["average"] for weight in weights]
+            torch._foreach_lerp_(averages, gradients, 1.0 - group["momentum"])
+            ahead = torch.stack(torch._foreach_lerp(gradients, averages, group["momentum"]))
+            is_learned = torch.stack(gradients).count_nonzero((-2, -1)) > 0  # not that of a column with a gap, say
+            ahead *= is_learned[..., None, None]
             torch._foreach_mul_(weights, 1.0 - group["lr"] * group["weight_decay"])
             step = -0.2 * max(rows, columns) ** 0.5 * group["lr"]
             torch._foreach_add_(weights, list(orthogonalised(ahead)), alpha=step)
 
 
 def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
-    """Return matrices ``(*, m, n)`` with the same singular vectors and singular values of about one.
+    """Return matrices ``(*, m, n)`` with the same singular vectors and nearly equal singular values.
 
-    It iterates the odd polynomial of degree 5 of Muon, which takes singular values from 0.01 to 1 into about 0.7 to
-    1.2 in five iterations. The norm of a matrix does not matter; zeros stay zeros.
+    It iterates the odd polynomial of degree 5 of Muon, which takes singular values from 0.01 to 1 of the norm into
+    about 0.7 to 1.2 in five iterations. The norm of a matrix does not matter; zeros stay zeros.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.reshape(-1, *matrices.shape[-2:])
     x = x.mT if tall else x
-    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+    tiny = torch.finfo(x.dtype).tiny
+    x = x / x.abs().amax((-2, -1), keepdim=True).clamp(min=tiny)  # first, or squares of small numbers would be zero
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=tiny)
     linear, cubic, quintic = _POLYNOMIAL
     for _ in range(iterations):
         square = x @ x.mT
@@ -183,17 +198,17 @@ def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
 
 
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
-    """Return the weights of a model that are matrices between layers of units, or stacks of such matrices.
+    """Return the weights of a model that are matrices between layers of at least 16 units, or stacks of them.
 
-    Those of embeddings are not, and neither are those from single values or to a few outputs.
+    The last layers of heads are not among them, and neither are masked matrices, whose directions are not free.
     """
-    return [
-        weight
-        for module in model.modules()
-        if not isinstance(module, nn.Embedding)
-        for name, weight in module.named_parameters(recurse=False)
-        if name.endswith("weight") and weight.ndim in (2, 3) and min(weight.shape[-2:]) >= _LEAST_UNITS
-    ]
+    found = list[nn.Parameter]()
+    for name, module in model.named_modules():
+        if isinstance(module, SetNetwork):
+            found.append(module.output_weight)  # a matrix for each dimension
+        elif type(module) is nn.Linear and not name.endswith(_LAST_LAYERS):
+            found.append(cast(nn.Parameter, module.weight))
+    return [weight for weight in found if min(weight.shape[-2:]) >= _LEAST_UNITS]
 
 
 #: Makes an optimizer of parameters, such as ``functools.partial(torch.optim.SGD, lr=0.1)``.
