@@ -571,7 +571,7 @@ def test_probabilities_at_hard_ends_are_those_farther_in() -> None:
     """A model rounds off an edge: these weeks had 0.48 and 0.77 of their probability when nothing was reflected."""
     random = np.random.default_rng(1)
     table = pd.DataFrame({"day": random.integers(1, 366, 1500), "z": random.normal(size=1500)})
-    density = ScoreDensity(random_state=0, max_steps=1000).fit(table)
+    density = ScoreDensity(random_state=0).fit(table)
     weeks = [density.probability({"day": week}).value for week in ((1, 7), (359, 365))]
     assert np.mean(weeks) == pytest.approx(7.0 / 365.0, rel=0.2)
 
