@@ -545,7 +545,7 @@ def test_relations_of_numbers_with_many_levels_to_names_are_kept() -> None:
     age = random.integers(18, 91, 1500)
     smoker = random.random(1500) < 1.0 / (1.0 + np.exp(-(age - 50.0) / 10.0))
     noise = {"a": random.normal(size=1500), "b": random.random(1500), "c": random.integers(1, 6, 1500)}
-    density = ScoreDensity(random_state=0, max_steps=1000).fit(pd.DataFrame({"age": age, "smoker": smoker, **noise}))
+    density = ScoreDensity(random_state=0).fit(pd.DataFrame({"age": age, "smoker": smoker, **noise}))
     assert density.model_ is not None
     assert density.model_.columns.counts[0] == 73
     young = density.probability({"age": (18, 30)}, {"smoker": True}).value
