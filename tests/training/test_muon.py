@@ -1,9 +1,7 @@
 """Muon: which weights it learns, its steps, and that a run resumes with its state."""
 
 import copy
-import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -24,10 +22,9 @@ from arcsm.training.optimization import AdamW, Muon, build_optimizer, hidden_mat
 from small_runs import before_step, correlated_rows, have_same_weights, interrupt, short_config
 
 
-def wide_density(**context: Any) -> AutoregressiveModel:
+def wide_density() -> AutoregressiveModel:
     torch.manual_seed(0)
-    made = AnyOrder(2, 20, (24, 24), 20, **context)
-    return AutoregressiveModel(made, ScoreHead(20, (16, 16)), NoiseLadder(2.0, 0.1, 5))
+    return AutoregressiveModel(AnyOrder(2, 20, (24, 24), 20), ScoreHead(20, (16, 16)), NoiseLadder(2.0, 0.1, 5))
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (5, 9), (9, 5), (3, 8, 20)])
@@ -74,10 +71,17 @@ def test_a_copy_goes_on_as_the_original() -> None:
     assert torch.equal(weight, copied)
 
 
-def test_steps_with_infinite_gradients_are_left_out() -> None:
-    settings = {"precision": "16-mixed", "optimizer": "muon", "steps": 60, "validate_every": 20}
-    result = fit(wide_density(), correlated_rows(), correlated_rows(90, seed=5), short_config(**settings))
-    assert math.isfinite(result.best_loss)
+def test_a_step_with_infinite_gradients_is_left_out() -> None:
+    matrix, bias = torch.nn.Parameter(torch.ones(20, 30)), torch.nn.Parameter(torch.ones(20))
+    optimizer = Muon([{"params": [bias]}, {"params": [matrix], "matrices": True}], lr=0.1, weight_decay=0.1)
+    scaler = torch.amp.GradScaler("cpu")
+    for factor, steps in ((1e38, 0), (1.0, 1)):  # the first overflows once the loss is scaled
+        optimizer.zero_grad()
+        scaler.scale(factor * (matrix.sum() + bias.sum())).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        assert bool(torch.isfinite(matrix).all())
+        assert [bool((weight == 1.0).all()) for weight in (matrix, bias)] == [steps == 0] * 2
 
 
 def test_a_step_is_that_of_its_equation_and_other_weights_have_that_of_adamw() -> None:
@@ -106,9 +110,8 @@ def test_it_learns_matrices_between_layers_of_units_and_stacks_of_them() -> None
     matrices = {id(weight) for weight in hidden_matrices(model)}
     found = {name for name, weight in model.named_parameters() if id(weight) in matrices}
     network = {f"context.networks.large.{name}weight" for name in ("output_", "first.", "linear.", "layers.0.")}
-    assert found - network == {name for name in found if name.startswith("head.")}
-    assert {name.split(".")[-3] for name in found - network} == {"hidden"}  # not the logits
-    assert len(found - network) == 2
+    assert network <= found
+    assert sorted(name.split(".hidden.")[-1] for name in found - network) == ["0.weight", "1.weight"]  # not the logits
     masked = AutoregressiveModel(MADE(2, 20, (24, 24)), ScoreHead(20, (16, 16)), NoiseLadder(2.0, 0.1, 5))
     assert len(hidden_matrices(masked)) == 2  # those of the head
 

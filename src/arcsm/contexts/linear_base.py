@@ -90,11 +90,6 @@ class LinearBase(PreciseModule):
         found[index] = weight * scale * self.slope[index] + 1.0 - weight
         return found.clamp(min=_LEAST_SCALE)
 
-    @property
-    def is_fitted(self) -> bool:
-        """Whether moments were set, also if no dimension turned out to be on a line."""
-        return bool(((self.mean != 0.0) | (self.deviation != 1.0)).any())
-
     def set_maps(self, exponent: Tensor, shift: Tensor | None = None, unit: Tensor | None = None) -> None:
         """Say which numbers are on a line before the map that they went through.
 

@@ -76,11 +76,6 @@ class LinearFeatures(PreciseModule):
         self.correlation.copy_(moments.correlation)
 
     @property
-    def is_fitted(self) -> bool:
-        """Whether moments were set, also if no two units turned out to be correlated."""
-        return bool(((self.mean != 0.0) | (self.deviation != 1.0)).any())
-
-    @property
     def has_correlations(self) -> bool:
         """Whether any two units are correlated; else there is nothing to predict."""
         return int((self.correlation != 0.0).sum()) > self.units

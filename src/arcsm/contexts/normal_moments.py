@@ -22,6 +22,14 @@ class PreciseModule(nn.Module):
     A device without double precision (Apple's MPS) has them in single precision.
     """
 
+    mean: Tensor
+    deviation: Tensor
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether moments were set: means and deviations are not the initial zeros and ones."""
+        return bool(((self.mean != 0.0) | (self.deviation != 1.0)).any())
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         if widest_float(fn(torch.zeros(1)).device) != torch.float64:
             return super()._apply(lambda x: fn(x.float() if x.dtype == torch.float64 else x), recurse)

@@ -179,8 +179,8 @@ def _one_model(run: Study[UCI], table: str, way: str, seed: int, ours: Result) -
     start = time.process_time()
     max_steps = run.settings.max_steps
     half = TableConfig.for_table(len(train), 1, False).max_steps // 2
-    every = max_steps or "auto"
-    steps = {CSM: every, ADAMW: every, MLE: 1, BOTH: max_steps or half}[way]
+    own_steps = max_steps or "auto"
+    steps = {CSM: own_steps, ADAMW: own_steps, MLE: 1, BOTH: max_steps or half}[way]
     kind = {MLE: _FirstCandidate, ADAMW: _WithoutMuon}.get(way, ScoreDensity)
     density = kind(1, steps, random_state=seed, device=run.device.type, verbose=True).fit(train)
     if way in (CSM, ADAMW):
@@ -198,7 +198,7 @@ class _FirstCandidate(ScoreDensity):  # without scores there is nothing to choos
         return super()._configs(rows, modelled, targets)[:1]
 
 
-class _WithoutMuon(ScoreDensity):
+class _WithoutMuon(ScoreDensity):  # at the same learning rate
     def _configs(self, rows: int, modelled: Tensor, targets: int | None) -> list[TableConfig]:
         return [replace(config, optimizer="adamw") for config in super()._configs(rows, modelled, targets)]
 

@@ -33,8 +33,8 @@ class TrainConfig(BaseModel):
         batch_size: Rows per step, over all processes.
         accumulate: Number of parts in which each process computes its rows of a step, to save memory. Up to dropout,
             ``hide``, ``mix="auto"`` and rounding, the weights do not depend on it.
-        optimizer: ``"adam"``, ``"adamw"`` or ``"muon"``, which learns matrices between layers of at least 16 units
-            in all directions at the same rate, and other weights, masked matrices among them, as adamw does.
+        optimizer: ``"adam"``, ``"adamw"`` or ``"muon"``: Muon for matrices between layers of at least 16 units
+            (Jordan et al., 2024), AdamW for all other weights and for masked matrices, such as those of a MADE.
         learning_rate: Peak learning rate (a cosine that falls before the warm-up ends stays below it).
         score_rate_factor: Factor of the learning rate for heads without a closed form, such as score networks. With few
             rows, a context overfits before a score network at the same rate has moved away from its initial Gaussian.

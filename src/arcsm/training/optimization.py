@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch.amp import GradScaler
 
 
-_POLYNOMIAL = (3.4445, -4.7750, 2.0315)  # of Muon, whose slope at zero is steep
+_POLYNOMIAL = (3.4445, -4.7750, 2.0315)  # coefficients of x, x^3 and x^5 in Muon's iteration
 _LEAST_UNITS = 16  # of a layer whose matrices Muon learns
 _LAST_LAYERS = ("output", "logits", "parameters_of")  # of heads
 
@@ -114,15 +114,16 @@ class Adam(_Eager, torch.optim.Adam):
 class Muon(AdamW):
     """Muon for matrices between layers of units, and AdamW for all other weights.
 
-    The gradient of a matrix has a few large singular values, and the other directions are learned slowly. Muon makes
-    the singular values :math:`S` of its average :math:`M = U S V^\\top` equal, so a matrix ``(m, n)`` changes by about
+    The gradient of a matrix often has a few large singular values, and then all other directions are learned slowly.
+    Muon makes the singular values :math:`S` of the averaged gradient :math:`M = U S V^\\top` nearly equal. With the
+    learning rate :math:`\\eta`, a matrix ``(m, n)`` changes by about
 
     .. math:: -0.2 \\sqrt{\\max(m, n)}\\, \\eta\\, U V^\\top
 
-    The factor gives each weight about the change that AdamW would give it at the same rate :math:`\\eta`. The average
-    of the gradients is exponential and looks one step ahead, as in Nesterov's method. Sources: K. Jordan et al., "Muon:
-    An optimizer for hidden layers in neural networks" (2024); J. Liu et al., "Muon is scalable for LLM training" (2025)
-    for the factor.
+    The factor makes the root mean square of the changes about that of AdamW at the same rate. The average has Nesterov
+    momentum. A matrix whose gradient is zero gets weight decay alone. Sources: K. Jordan et al., "Muon: An optimizer
+    for hidden layers in neural networks" (2024); J. Liu et al., "Muon is scalable for LLM training" (arXiv:2502.16982,
+    2025) for the factor.
 
     Arguments:
         groups: Groups of weights for AdamW. Those with ``matrices=True`` hold matrices, or stacks of them, for Muon.
@@ -170,7 +171,7 @@ class Muon(AdamW):
             averages = [self.state[weight]["average"] for weight in weights]
             torch._foreach_lerp_(averages, gradients, 1.0 - group["momentum"])
             ahead = torch.stack(torch._foreach_lerp(gradients, averages, group["momentum"]))
-            is_learned = torch.stack(gradients).count_nonzero((-2, -1)) > 0  # not that of a column with a gap, say
+            is_learned = torch.stack(gradients).count_nonzero((-2, -1)) > 0  # else old gradients would get full steps
             ahead *= is_learned[..., None, None]
             torch._foreach_mul_(weights, 1.0 - group["lr"] * group["weight_decay"])
             step = -0.2 * max(rows, columns) ** 0.5 * group["lr"]
@@ -180,8 +181,8 @@ class Muon(AdamW):
 def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
     """Return matrices ``(*, m, n)`` with the same singular vectors and nearly equal singular values.
 
-    It iterates the odd polynomial of degree 5 of Muon, which takes singular values from 0.01 to 1 of the norm into
-    about 0.7 to 1.2 in five iterations. The norm of a matrix does not matter; zeros stay zeros.
+    Five iterations of Muon's odd polynomial take singular values between 0.01 and 1 times the Frobenius norm to values
+    between about 0.7 and 1.2. The norm itself does not matter; zeros stay zeros.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.reshape(-1, *matrices.shape[-2:])
@@ -200,7 +201,7 @@ def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     """Return the weights of a model that are matrices between layers of at least 16 units, or stacks of them.
 
-    The last layers of heads are not among them, and neither are masked matrices, whose directions are not free.
+    The last layers of heads are not among them. Neither are masked matrices: the mask would undo equal singular values.
     """
     found = list[nn.Parameter]()
     for name, module in model.named_modules():
@@ -232,7 +233,8 @@ def build_optimizer(model: AutoregressiveModel, config: TrainConfig, make: MakeO
             name = type(optimizer).__name__
             raise ValueError(f"optimizer: {name} evaluates the loss several times a step, which fit does not support")
         return optimizer
-    rate, groups = config.learning_rate, list[dict[str, Any]]([{"params": list(model.parameters())}])
+    rate = config.learning_rate
+    groups: list[dict[str, Any]] = [{"params": list(model.parameters())}]
     if config.score_rate_factor != 1.0:
         scores = [head for head, _ in model.head.parts(model.features) if not head.normalised]
         of_scores = {id(weight): weight for head in scores for weight in head.parameters()}
