@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from arcsm import GaussianHead, Head, LogisticMixtureHead, NormalisedHead, ScoreHead
+from arcsm import GaussianHead, Head, LogisticMixtureHead, NormalisedHead, PlainScoreHead, ScoreHead
 from arcsm.heads.base import Sigma
 
 FLOAT64 = torch.float64
+H = TypeVar("H", bound=Head)
 SIGMAS = (None, 0.3, "tensor")  #: noise levels; see :func:`noise_level`
 SCORE_HEADS: tuple[dict[str, Any], ...] = (
     {"hidden_features": (8,)},
@@ -34,8 +35,8 @@ def score_head(seed: int = 0, strength: float = 3.0, **arguments: Any) -> ScoreH
     return head
 
 
-def _seeded(make: Callable[[], NormalisedHead]) -> Callable[[], NormalisedHead]:
-    def build() -> NormalisedHead:
+def _seeded(make: Callable[[], H]) -> Callable[[], H]:
+    def build() -> H:
         torch.manual_seed(0)
         return make().double()
 
@@ -48,6 +49,7 @@ NORMALISED_HEADS: dict[str, Callable[[], NormalisedHead]] = {
 }
 HEADS: dict[str, Callable[[], Head]] = {
     **{f"score-{i}": lambda arguments=arguments: score_head(**arguments) for i, arguments in enumerate(SCORE_HEADS)},
+    "plain": _seeded(lambda: PlainScoreHead(3, (8, 6))),
     **NORMALISED_HEADS,
 }
 

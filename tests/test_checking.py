@@ -23,6 +23,7 @@ from arcsm import (
     MixedHead,
     PartError,
     PixelCNNPP,
+    PlainScoreHead,
     ScoreHead,
     SplineHead,
     objectives,
@@ -61,6 +62,7 @@ CONTEXTS: dict[str, Callable[[], arcsm.Context]] = {
 HEADS: dict[str, Callable[[], arcsm.Head]] = {
     "ScoreHead": lambda: ScoreHead(3, (8, 8)),
     "ScoreHead, sinusoids, residual": lambda: ScoreHead(3, (8, 8), 3, 5.0, residual=True, data_std=0.5),
+    "PlainScoreHead": lambda: PlainScoreHead(3, (8, 8)),
     "GaussianHead": lambda: GaussianHead(3),
     "LogisticMixtureHead": lambda: LogisticMixtureHead(3, 4),
     "SplineHead": lambda: SplineHead(3, 4),

@@ -676,11 +676,14 @@ class OneScore(Head):
 
 
 @pytest.mark.parametrize("noise", [None, NoiseLadder(1.0, 0.1, 4)])
-def test_a_head_that_cannot_be_integrated_names_the_sampler_that_can(noise: NoiseLadder | None) -> None:
+def test_a_head_without_a_density_draws_by_langevin_dynamics(noise: NoiseLadder | None) -> None:
     model = AutoregressiveModel(MADE(2, 4, (8,)), OneScore(), noise)
-    with pytest.raises(TypeError, match=r'^OneScore: integration needs.*sample with sampler="langevin"$'):
-        model.sample(2)
-    assert model.sample(2, sampler="langevin").shape == (2, 2)
+    drawn = model.sample(2, generator=torch.Generator().manual_seed(0))
+    by_name = model.sample(2, sampler="langevin", generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(drawn, by_name, rtol=0.0, atol=0.0)
+    for integrate in (model.log_prob, model.cdf, lambda x: model.sample(len(x), sampler="inverse_cdf")):
+        with pytest.raises(TypeError, match=r'^OneScore: integration needs.*sample with sampler="langevin"$'):
+            integrate(torch.zeros(2, 2))
 
 
 def test_arrays_of_numpy_are_rejected_by_every_head() -> None:

@@ -17,6 +17,7 @@ from arcsm.heads import (
     LogisticMixtureHead,
     MixedHead,
     NormalisedHead,
+    PlainScoreHead,
     ScoreHead,
     SplineHead,
 )
@@ -31,9 +32,9 @@ from arcsm.training.loop import FitResult, TrainingDiverged
 __all__ = [
     "MADE", "AnyOrder", "AutoregressiveModel", "CategoricalHead", "ConditionNet", "Context",
     "DiscretisedLogisticMixtureHead", "DistilConfig", "FitResult", "GaussianHead", "Head", "LocatedHead",
-    "LogisticMixtureHead", "MixedHead", "NoiseLadder", "NormalisedHead", "PartError", "PixelCNNPP", "ScoreHead",
-    "SplineHead", "TrainConfig", "TrainingDiverged", "__version__", "check", "data", "distil", "fit", "load",
-    "objectives", "register", "save",
+    "LogisticMixtureHead", "MixedHead", "NoiseLadder", "NormalisedHead", "PartError", "PixelCNNPP",
+    "PlainScoreHead", "ScoreHead", "SplineHead", "TrainConfig", "TrainingDiverged", "__version__", "check", "data",
+    "distil", "fit", "load", "objectives", "register", "save",
 ]  # fmt: skip
 
 _LOADED_WHEN_USED = {"anomaly", "denoise", "estimators", "implicit", "interop", "metrics", "queries"}

@@ -21,6 +21,10 @@ class PartError(ValueError):
     """A context, head, objective or sampler breaks its contract (:func:`arcsm.check`)."""
 
 
+class NoDensityError(TypeError):
+    """A head has scores and no density."""
+
+
 class AccuracyWarning(UserWarning):
     """A result is less accurate than the requested tolerance."""
 

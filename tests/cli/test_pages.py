@@ -30,3 +30,22 @@ def test_info_prints_the_parts_of_a_model(image_run: Path, capsys: pytest.Captur
     out = capsys.readouterr().out
     assert "features    64" in out
     assert "ScoreHead" in out
+
+
+@pytest.mark.parametrize("preset", ["mnist-made-paper", "toy-paper"])
+def test_a_model_without_a_density_is_reported_and_sampled_and_not_scored(
+    preset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, sizes = tmp_path / "run", ("model.context.hidden_features=[8, 8]", "model.head.hidden_features=[8]")
+    data = "data={kind: digits}" if preset.startswith("mnist") else "data.rows=200"
+    changes = (*sizes, data, "train.epochs=null", "train.steps=2", "train.batch_size=8", "train.validation_rows=8")
+    assert call("train", preset, "--out", run, *(part for change in changes for part in ("--set", change))) == 0
+    assert call("report", run, "--out", tmp_path / "page.html", "--samples", 4) == 0
+    text = (tmp_path / "page.html").read_text()
+    assert "has scores and no density" in text
+    assert "Histogram of PIT values" not in text
+    assert text.count("data:image/png;base64,") >= 3  # samples beside data, and the curve
+    assert call("sample", run, "-n", 4, "--out", tmp_path / "drawn.npy") == 0
+    capsys.readouterr()
+    assert call("score", run, tmp_path / "drawn.npy", "--out", tmp_path / "scores.csv") == 1
+    assert re.fullmatch(r"arcsm: PlainScoreHead: integration needs .*", capsys.readouterr().err.strip())

@@ -67,6 +67,10 @@ def _check_attributes(head: Head, generator: torch.Generator) -> None:
     claim = f"normalised is {head.normalised}; derive from NormalisedHead if it holds"
     require(head.normalised == is_normalised, claim)
     require(head.has_score or is_normalised, "a head without a score must be a NormalisedHead")
+    has_density = isinstance(head, NormalisedHead | ScoreHead) or (
+        isinstance(head, LocatedHead) and head.inner.has_density
+    )
+    require(head.has_density == has_density, f"has_density is {head.has_density}; it follows from the base class")
     context = normal(generator, 6, head.context_features).requires_grad_()
     projection = head.project(context)
     require(projection.ndim == 2 and len(projection) == 6, f"project: expected (6, P), got {tuple(projection.shape)}")

@@ -23,6 +23,7 @@ from arcsm._runtime.signals import Terminated, ignore_termination, raise_on_term
 from arcsm._runtime.terminal import printable
 from arcsm.cli.console import Stopped, fail
 from arcsm.cli.launching import SeveralProcesses
+from arcsm.errors import NoDensityError
 from arcsm.training.loop import TrainingDiverged
 
 _MODULES = ("training", "models", "pages", "tables", "reproduce")  # the last two take seconds to import
@@ -115,7 +116,7 @@ def run(arguments: Sequence[str]) -> int:
         return fail("interrupted", 130)
     except Terminated:
         return fail("terminated", 143)
-    except (ValueError, TrainingDiverged) as error:
+    except (ValueError, NoDensityError, TrainingDiverged) as error:
         return fail(error, 1)
     except OSError as error:
         return fail(f"{error.filename}: {error.strerror}" if error.filename else error, 1)

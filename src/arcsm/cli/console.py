@@ -29,8 +29,11 @@ def show_training(result: FitResult, loss_name: str = "best objective") -> None:
     show(f"trained {result.steps} steps in {result.seconds:.0f} s{early}; {loss_name} {result.best_loss:.4f}")
 
 
-def show_likelihoods(numbers: ReportNumbers) -> None:
-    """Print likelihoods and calibration of a report."""
+def show_likelihoods(numbers: ReportNumbers | None) -> None:
+    """Print likelihoods and calibration of a report, if the model has a density."""
+    if numbers is None:
+        show("no likelihoods: the head has scores and no density")
+        return
     show_likelihood_table(numbers.log_likelihood)
     show(f"calibration: KS distance {numbers.pit.statistic:.4f} over {numbers.pit.count} values")
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from arcsm._runtime.devices import constant
 from arcsm.conditionals.piecewise import PiecewiseDensity
 from arcsm.conditionals.quadrature import TailFunction
-from arcsm.errors import AccuracyWarning, warn
+from arcsm.errors import AccuracyWarning, NoDensityError, warn
 from arcsm.heads import Head, NormalisedHead, ScoreHead
 from arcsm.heads.score import WINDOW_END_WIDTHS
 
@@ -32,7 +32,7 @@ def starting_nodes(
     if isinstance(head, NormalisedHead):
         low, high = (edge.double() for edge in head.bracket(projection, sigma))
         return 0.5 * (low + high)[:, None] + 0.5 * (high - low)[:, None] * grid / half_grid[-1]
-    raise TypeError(
+    raise NoDensityError(
         f'{type(head).__name__}: integration needs a ScoreHead or a NormalisedHead; sample with sampler="langevin"'
     )
 

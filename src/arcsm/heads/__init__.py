@@ -7,12 +7,14 @@ from arcsm.heads.gaussian import GaussianHead
 from arcsm.heads.located import LocatedHead
 from arcsm.heads.logistic_mixture import LogisticMixtureHead
 from arcsm.heads.mixed import MixedHead
+from arcsm.heads.plain_score import PlainScoreHead
 from arcsm.heads.score import ScoreHead
 from arcsm.heads.spline import SplineHead
 from arcsm.registry import register
 
 for _head in (
     ScoreHead,
+    PlainScoreHead,
     GaussianHead,
     LogisticMixtureHead,
     SplineHead,
@@ -25,6 +27,5 @@ for _head in (
 
 __all__ = [
     "CategoricalHead", "DiscretisedLogisticMixtureHead", "GaussianHead", "Head", "HeadColumns", "LocatedHead",
-    "LogisticMixtureHead", "MixedHead", "NormalisedHead", "ScoreHead",
-    "SplineHead",
+    "LogisticMixtureHead", "MixedHead", "NormalisedHead", "PlainScoreHead", "ScoreHead", "SplineHead",
 ]  # fmt: skip

@@ -43,6 +43,9 @@ class Head(nn.Module, ABC):
         context_features: Size :math:`C` of the contexts.
         normalised: Whether density and CDF exist in closed form (:class:`NormalisedHead`).
         has_score: Whether there is a score; ``False`` for a head of probabilities, which is trained by likelihood.
+        has_density: Whether there is a density, in closed form or by integration of the score, as for every
+            :class:`NormalisedHead` and :class:`ScoreHead`. Models of other heads draw samples by Langevin dynamics,
+            and have no likelihood.
         discrete: Whether values are numbers of levels, which are not standardised and get no noise.
         located: Whether the last two features of a context are a location and a log scale.
 
@@ -70,6 +73,7 @@ class Head(nn.Module, ABC):
     context_features: int
     normalised: bool = False
     has_score: bool = True
+    has_density: bool = False
     discrete: bool = False
     located: bool = False
 
@@ -164,6 +168,7 @@ class NormalisedHead(Head):
     """
 
     normalised = True
+    has_density = True
 
     @abstractmethod
     def projected_log_prob(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:

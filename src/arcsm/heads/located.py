@@ -63,7 +63,7 @@ class LocatedHead(Head):
             raise ValueError(f"inner: expected a head with a score and no closed form, got {type(self.inner).__name__}")
         if isinstance(self.inner, LocatedHead) or not hasattr(self.inner, "context_features"):
             raise ValueError(f"inner: expected a head of single columns, got {type(self.inner).__name__}")
-        self.context_features = self.inner.context_features + 2
+        self.context_features, self.has_density = self.inner.context_features + 2, self.inner.has_density
 
     def config(self) -> dict[str, Any]:
         return {"inner": {"kind": type(self.inner).__name__, **self.inner.config()}}

@@ -49,6 +49,7 @@ class MixedHead(Head):
         self.context_features, self.heads = sizes.pop(), nn.ModuleList(built)
         self.normalised = all(head.normalised for head in built)
         self.has_score = any(head.has_score for head in built)
+        self.has_density = all(head.has_density for head in built)
 
     def config(self) -> dict[str, Any]:
         heads = [{"kind": type(head).__name__, **head.config()} for head in self.heads if isinstance(head, Head)]

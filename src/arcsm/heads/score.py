@@ -91,6 +91,7 @@ class ScoreHead(Head):
         (torch.Size([5]), torch.Size([5]))
     """
 
+    has_density = True
     frequencies: Tensor
 
     def __init__(

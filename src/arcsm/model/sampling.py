@@ -108,8 +108,8 @@ class Sampling(ModelParts):
             n: Number of rows.
             sampler: ``"probability_flow"`` (default with a ladder), ``"fast_flow"`` (nearly the same from fewer
                 evaluations), ``"inverse_cdf"`` (default of normalised heads and without a ladder), ``"langevin"`` (the
-                paper's), the name of a registered sampler, or a function; see :mod:`arcsm.samplers`. The default of a
-                :class:`~arcsm.MixedHead` is that of each column's head.
+                paper's, and the default of heads without a density), the name of a registered sampler, or a function;
+                see :mod:`arcsm.samplers`. The default of a :class:`~arcsm.MixedHead` is that of each column's head.
             generator: Source of randomness, on the model's device. The same seed gives the same sample.
             condition: ``(n, F)`` or labels ``(n,)``, or one condition for all rows; for a model with both, a mapping
                 ``{"classes": labels, "vector": vectors}``.
@@ -192,7 +192,8 @@ class Sampling(ModelParts):
         """Return a sampler with its options as a function.
 
         ``None`` chooses by column, as the default method of densities does: ``"inverse_cdf"`` for a normalised head or
-        without a ladder, else the ``default``. Levels of nominal columns always come from their probabilities.
+        without a ladder, ``"langevin"`` for a head without a density, else the ``default``. Levels of nominal columns
+        always come from their probabilities.
 
         Raises:
             ValueError: If the sampler or an option is unknown.
@@ -200,6 +201,7 @@ class Sampling(ModelParts):
         by_column = sampler is None
         if sampler is None:
             sampler = default if self.noise and not self.head.normalised else "inverse_cdf"
+            sampler = sampler if self.head.has_density else "langevin"
         draw = sampler if callable(sampler) else cast(Sampler, registry.find("sampler", sampler))
         chosen, accepted = dict(options or {}), sorted(list(inspect.signature(draw).parameters)[2:])
         if unknown := sorted(chosen.keys() - set(accepted)):

@@ -1,6 +1,5 @@
 """The report of a density's run, a self-contained HTML page."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +30,20 @@ DensityRun = Run[RunConfig, AutoregressiveModel]
 
 def write_report(
     run: DensityRun, path: Path, samples: int = 64, sampler: str | None = None, seed: int = 0, progress: bool = False
-) -> ReportNumbers:
+) -> ReportNumbers | None:
     """Sample and score the model of a run, test its calibration, and write the page.
 
-    The page shows ``samples`` images, drawn by a sampler of :mod:`arcsm.samplers`. ``progress`` shows a bar on a
-    terminal.
+    The page shows ``samples`` images, drawn by a sampler of :mod:`arcsm.samplers`. A model whose head has no density
+    has no numbers, for which ``None`` is returned. ``progress`` shows a bar on a terminal.
     """
     dataset = load_dataset(run.config.data, run.config.train.seed)
     warn_if_data_changed(run.folder, dataset)
     with track("report", 7, progress) as work:
+        numbers, calibration = None, None
         with work.part(4):
-            numbers, u = _numbers(run, dataset, seed)
+            if run.model.head.has_density:
+                numbers, u = _numbers(run, dataset, seed)
+                calibration = plots.embedded(plots.pit_histogram(u, numbers.pit))
         generator = torch.Generator(run.model.shift.device).manual_seed(seed)
         images = "image_shape" in dataset.metadata
         count = samples if images else _TABLE_SAMPLES
@@ -49,16 +51,17 @@ def write_report(
         with work.part(2):
             sampled = run.model.sample(count, sampler, generator, labels, denoise=images).cpu()
         with work.part(1):
+            pictures = _pictures(run, dataset, sampled, samples, seed)
             page = render(
                 "report.html",
                 **page_values(run, dataset),
                 sigma_min=None if run.model.noise is None else run.model.noise.sigma_min,
                 dequantise=dataset.dequantise,
                 numbers=numbers,
-                pictures=_pictures(run, dataset, sampled, samples, seed),
-                panels=[] if images else _panels(dataset, sampled),
+                pictures=pictures,
+                panels=[] if pictures else plots.marginals(dataset.test, sampled, dataset.metadata["columns"]),
                 paired=images,
-                pit=plots.embedded(plots.pit_histogram(u, numbers.pit)),
+                pit=calibration,
             )
             write_text(path, page)
     return numbers
@@ -98,18 +101,12 @@ def _pictures(run: DensityRun, dataset: Dataset, sampled: Tensor, samples: int, 
             (name, plots.as_data_uri(sample_picture(rows, dataset.metadata)))
             for name, rows in ((title, sampled), ("Held-out data", real))
         ]
-    if run.model.features != 2:
+    if run.model.features != 2 or not run.model.head.has_density:
         return []
     device, columns = run.model.shift.device, dataset.metadata["columns"]
     with torch.no_grad():
         figure = plots.plane(dataset.test, sampled, lambda x: run.model.log_prob(x.to(device), tol=1e-3), columns)
     return [("Data, samples and model density", plots.embedded(figure))]
-
-
-def _panels(dataset: Dataset, sampled: Tensor) -> list[plots.Panel]:
-    """Return pictures of the columns of a table that has more than two."""
-    columns: Sequence[str] = dataset.metadata["columns"]
-    return [] if len(columns) == 2 else plots.marginals(dataset.test, sampled, columns)
 
 
 def page_values(run: Run[Any, Any], dataset: Dataset) -> dict[str, Any]:
