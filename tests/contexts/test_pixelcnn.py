@@ -201,7 +201,7 @@ def test_a_configuration_takes_the_image_shape_from_the_data() -> None:
 @pytest.mark.parametrize("name", ["mnist-pixelcnn", "cifar-pixelcnn", "faces-pixelcnn"])
 def test_the_network_of_the_paper_builds_steps_and_samples(name: str) -> None:
     shape = (1, 28, 28) if name.startswith("mnist") else (3, 32, 32)
-    config = load_config(name, image_models.PAPER_PIXELCNN)
+    config = load_config(name, image_models.LIKE_PAPER_PIXELCNN)
     model = config.model.build(math.prod(shape), {"image_shape": list(shape), "levels": 256})
     assert sum(p.numel() for p in model.parameters()) > 40_000_000
     weights = model.context.state_dict()

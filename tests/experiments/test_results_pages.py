@@ -127,3 +127,26 @@ def test_the_page_of_distillation_counts_what_is_lost(renderer: Any, small_data:
         assert short in " ".join(pages["index.md"].split())
         assert f"| {nats:.3f} |" in pages["distillation.md"]
         assert f"| {area:.4f} |" in pages["distillation.md"]
+
+
+def test_pages_say_which_row_is_the_papers_own_model(renderer: Any, small_data: Path, tmp_path: Path) -> None:
+    models = "models=[mnist-made, mnist-made-paper, mnist-made-mle, mnist-made-gaussian]"
+    images = reproduce("fig4", tmp_path, models)
+    own = images["metrics"]["models"]["mnist-made-paper"]
+    assert "nll" not in own
+    assert list(own["samplers"]) == ["langevin"]
+    plane, toys = reproduce("fig3b", tmp_path, "seeds=2"), reproduce("fig7", tmp_path, "toys=[rings]")
+    new = {"fig4-mnist": images, "fig3b": plane, "fig7": toys}
+    pages = {name: " ".join(text.split()) for name, text in renderer.render(renderer.records() | new).items()}
+    distance = own["frechet_distance"]
+    assert f"| mnist-made-paper | {own['parameters']:,} | 2 | | | {renderer.number(distance, 3)} |" in pages["fig4.md"]
+    others = [
+        images["metrics"]["models"][f"mnist-made{suffix}"]["frechet_distance"] for suffix in ("-mle", "-gaussian")
+    ]
+    assert f"than its partners in {int(distance < min(others))} of 1." in pages["fig4.md"]
+    assert "`-paper` is AR-CSM to the letter" in pages["fig4.md"]
+    size = plane["metrics"]["models"]["AR-CSM, paper"]["parameters"]
+    assert f"| AR-CSM, paper | {size:,} | |" in pages["fig3b.md"]
+    assert "of 2 mixtures" in pages["fig3b.md"]  # it is none
+    nearest = toys["metrics"]["toys"]["rings"]["energy_distance"]["paper"]
+    assert f"Its samples are within {nearest:.4f} of the data on all sets." in pages["fig7.md"]

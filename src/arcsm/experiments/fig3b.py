@@ -13,9 +13,10 @@ from torch import Tensor
 from arcsm import MADE, AutoregressiveModel, LogisticMixtureHead, NoiseLadder, ScoreHead, TrainConfig, fit
 from arcsm.experiments.base import Count, Positive, Preset, Result, Settings, Study, parameter_count, seeded, study
 from arcsm.experiments.comparisons import mean_and_sd
-from arcsm.experiments.toys import ToyRows, distances, toy_rows
+from arcsm.experiments.toys import PAPER, ToyRows, distances, toy_rows
 from arcsm.metrics import mean_and_standard_error
 from arcsm.reports.plots import scatter
+from arcsm.training.run_config import RunConfig, load_config
 
 
 class Fig3b(Settings):
@@ -45,14 +46,15 @@ PRESETS: Mapping[Preset, Fig3b] = {
 }
 
 AR_CSM = "AR-CSM"
+OWN = "AR-CSM, paper"  # its own score network and training, of the preset toy-paper; has no likelihood
 
 
 def body(run: Study[Fig3b]) -> Result:
     """Train every model, and compare likelihoods and samples with held-out rows."""
     settings = run.settings
     names = [AR_CSM, *(f"MLE, n = {n}" for n in settings.components)]
-    sizes = {name: parameter_count(_build(settings, name)) for name in names}
-    ours, fewest = sizes[AR_CSM], min(sizes[name] for name in names[1:])
+    sizes = {name: parameter_count(_build(settings, name)) for name in (*names, OWN)}
+    ours, fewest = max(sizes[AR_CSM], sizes[OWN]), min(sizes[name] for name in names[1:])
     if ours >= fewest:
         raise ValueError(f"hidden, head_hidden: AR-CSM has {ours} parameters, not strictly fewer than {fewest}")
     rates = run.tune(
@@ -61,7 +63,9 @@ def body(run: Study[Fig3b]) -> Result:
         lambda name, rate: _train(run, name, settings.first_seed, rate),
         lambda cell: cell["valid_nll"],
     )
-    trained = {name: partial(_train, run, name, learning_rate=rates[name]["learning_rate"]) for name in names}
+    rates[OWN] = {"learning_rate": _own_config(settings).train.learning_rate}  # the paper's
+    order = [AR_CSM, OWN, *names[1:]]
+    trained = {name: partial(_train, run, name, learning_rate=rates[name]["learning_rate"]) for name in order}
     cells = run.compute_seeds(trained)
     table: Result = {}
     for name, results in cells.items():
@@ -93,6 +97,8 @@ def _reference(run: Study[Fig3b]) -> Result:
 
 
 def _build(settings: Fig3b, name: str) -> AutoregressiveModel:
+    if name == OWN:
+        return _own_config(settings).model.build(2)
     if name == AR_CSM:
         hidden = (settings.head_hidden,) * 3
         scores = ScoreHead(8, hidden, sinusoids=8, max_frequency=1.0 / settings.sigma, residual=True)
@@ -103,15 +109,27 @@ def _build(settings: Fig3b, name: str) -> AutoregressiveModel:
     return AutoregressiveModel(MADE(2, 3 * components, (width, width)), head)
 
 
+def _own_config(settings: Fig3b, *changes: str) -> RunConfig:
+    sizes = [
+        f"model.context.hidden_features=[{settings.hidden}, {settings.hidden}]",
+        "model.context.context_features=8",
+        f"model.head.hidden_features=[{settings.head_hidden}, {settings.head_hidden}]",
+        f"model.noise.sigma_min={settings.sigma}",
+    ]
+    return load_config(PAPER, [*sizes, *changes])
+
+
 def _train(run: Study[Fig3b], name: str, seed: int, learning_rate: float) -> Result:
     settings, rows = run.settings, _rows(run, seed)
-    scores = name == AR_CSM
+    scores = name in (AR_CSM, OWN)
     with seeded(seed):
         model = _build(settings, name)
-    config = TrainConfig(
-        objective="csm" if scores else "mle", mix="auto", steps=settings.steps, batch_size=settings.batch,
-        learning_rate=learning_rate, standardise="none", seed=seed, device=str(run.device),
-    )  # fmt: skip
+    shared: Result = {"steps": settings.steps, "batch_size": settings.batch, "seed": seed, "device": str(run.device)}
+    shared |= {"learning_rate": learning_rate, "standardise": "none"}
+    if name == OWN:
+        config = _own_config(settings, *(f"train.{key}={value}" for key, value in shared.items())).train
+    else:
+        config = TrainConfig(objective="csm" if scores else "mle", mix="auto", **shared)
     # the mixtures see fresh noise in every pass over the rows, as the scores do in every step
     passes = -(-settings.steps * settings.batch // settings.rows)
     generator = torch.Generator().manual_seed(9_000_001 + seed)
@@ -125,11 +143,12 @@ def _measure(
     run: Study[Fig3b], model: AutoregressiveModel, rows: ToyRows, seed: int, scores: bool, seconds: float
 ) -> Result:
     test = rows.test.to(run.device)
-    nll, error = mean_and_standard_error(-model.log_prob(test))
-    valid = rows.sample(run.settings.valid_rows, torch.Generator().manual_seed(1_000_003 * seed + 11))
-    found = {"nll": nll, "standard_error": error, "seconds": seconds, "parameters": parameter_count(model)}
-    found["valid_nll"] = -float(model.log_prob(valid.to(run.device)).mean())
-    if scores:
+    found: Result = {"seconds": seconds, "parameters": parameter_count(model)}
+    if model.head.has_density:
+        found["nll"], found["standard_error"] = mean_and_standard_error(-model.log_prob(test))
+        valid = rows.sample(run.settings.valid_rows, torch.Generator().manual_seed(1_000_003 * seed + 11))
+        found["valid_nll"] = -float(model.log_prob(valid.to(run.device)).mean())
+    if scores and model.head.has_density:
         found["nll_quadrature"] = float(-model.log_prob(test, method="quadrature").mean())
     samples = model.sample(len(test), generator=run.generator(seed, 5)).cpu()
     found |= distances(samples, rows.test)
@@ -141,7 +160,8 @@ def _figure(rows: ToyRows, samples: Mapping[str, Tensor], table: Mapping[str, Re
     figure = Figure(figsize=(2.5 * columns, 5.4), layout="constrained")
     scatter(figure.add_subplot(2, columns, 1), rows.test, "data\n", like=rows.test)
     for index, (name, drawn) in enumerate(samples.items()):
-        title = f"{name}\n{table[name]['nll']['mean']:.3f} nats, {table[name]['parameters']:,} parameters"
+        nats = f"{table[name]['nll']['mean']:.3f} nats, " if "nll" in table[name] else ""
+        title = f"{name}\n{nats}{table[name]['parameters']:,} parameters"
         scatter(figure.add_subplot(2, columns, index + 2), drawn, title, like=rows.test)
     return figure
 

@@ -1,13 +1,14 @@
-"""Figures 4 and 8 to 11: images by AR-CSM and by maximum likelihood on the same networks.
+"""Figures 4 and 8 to 11: images by AR-CSM, as we and as the paper have it, and by maximum likelihood.
 
-The models of a pair share the context network, the data and the noise of the modelled density, so their likelihoods
-can be compared: both are of dequantised images with the smallest noise of the ladder.
+The models share the context network, the data and the noise of the modelled density, so their likelihoods can be
+compared: all are of dequantised images with the smallest noise of the ladder. The paper's own score network has none.
 """
 
 import io
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,6 +26,7 @@ from arcsm.experiments.records import digest
 from arcsm.metrics import add_smallest_noise, bits_per_dim, mean_and_standard_error
 from arcsm.metrics.evaluations import count_evaluations
 from arcsm.metrics.frechet import Frechet
+from arcsm.model import AutoregressiveModel
 from arcsm.reports import plots
 from arcsm.reports.pictures import to_pixels
 from arcsm.training.log import read_metrics
@@ -35,7 +37,7 @@ class Fig4(image_models.ImageModels):
 
     several_seeds: ClassVar[bool] = False
     models: tuple[str, ...] = Field(
-        tuple(f"{name}{suffix}" for name in image_models.NAMES for suffix in ("", "-mle")), min_length=1
+        tuple(partner for name in image_models.NAMES for partner in image_models.partners(name)), min_length=1
     )
     grid: Count = 64  # samples in a picture
     samples: Count = 2_000  # for the Fréchet distance, with as many held-out images
@@ -49,7 +51,8 @@ class Fig4(image_models.ImageModels):
 
 PRESETS: Mapping[Preset, Fig4] = {
     "smoke": Fig4(
-        models=("mnist-made", "mnist-pixelcnn-mle"), grid=4, samples=4, timed_samples=2, compared_samples=4,
+        models=("mnist-made", "mnist-made-paper", "mnist-made-gaussian", "mnist-pixelcnn-mle"),
+        grid=4, samples=4, timed_samples=2, compared_samples=4,
         langevin_steps=(2, 1), test_rows=2, neighbours=2,
         **{**image_models.PRESET_CHANGES["smoke"], "changes": (*image_models.TINY, image_models.DIGITS)},
     ),
@@ -76,7 +79,7 @@ def body(run: Study[Fig4]) -> Result:
         return run.compute_all({cell: partial(function, run, name) for name, cell in cells.items()}, basis)
 
     drawn, measured = compute("draw", _draw), compute("measure", _measure)
-    pairs = {(name, s): f"samplers {name} {s}" for name in names if not name.endswith("-mle") for s in SAMPLERS}
+    pairs = {(name, s): f"samplers {name} {s}" for name in names for s in _samplers(name)}
     compared = run.compute_all(
         {cell: partial(_compare, run, *pair) for pair, cell in pairs.items()},
         {cell: [folders[name], SAMPLERS[sampler]] for (name, sampler), cell in pairs.items()},
@@ -101,12 +104,31 @@ def body(run: Study[Fig4]) -> Result:
     }
 
 
+def _samplers(name: str) -> list[str]:
+    """Return the samplers that are compared on a model, a key of :data:`SAMPLERS` each."""
+    if name.endswith(image_models.LIKELIHOODS):
+        return []
+    return ["langevin"] if name.endswith(image_models.PAPER) else list(SAMPLERS)
+
+
+def _options(run: Study[Fig4], model: AutoregressiveModel, sampler: str) -> dict[str, Any]:
+    """Return the arguments of ``model.sample`` for a sampler; Langevin dynamics have the paper's steps."""
+    steps = run.settings.langevin_steps[model.metadata["image_shape"][0] == 3]
+    return {**SAMPLERS[sampler], **({"sampler_options": {"steps": steps}} if sampler == "langevin" else {})}
+
+
 def _draw(run: Study[Fig4], name: str) -> Result:
-    """Draw samples by the model's default sampler, without the last noise, and store them as grey values."""
+    """Draw samples without the last noise, by the fast flow or by Langevin dynamics, and store them as grey values."""
     settings, model = run.settings, image_models.load_model(run, name)
     count, generator = max(settings.samples, settings.grid), run.generator(settings.first_seed, 1)
+    if name.endswith(image_models.PAPER):
+        options = _options(run, model, "langevin")
+    else:
+        options = {} if model.head.normalised else {"sampler": "fast_flow"}
     start = time.monotonic()
-    rows = model.sample(count, generator=generator, progress=True, denoise=True, batch_size=settings.draw_at_a_time)
+    rows = model.sample(
+        count, generator=generator, progress=True, denoise=True, batch_size=settings.draw_at_a_time, **options
+    )
     seconds = time.monotonic() - start
     image_models.save_array(_samples_path(run, name), to_pixels(rows.cpu(), model.metadata))
     return {"seconds_to_draw": round(seconds, 1), "drawn": len(rows)}
@@ -124,7 +146,7 @@ def _measure(run: Study[Fig4], name: str) -> Result:
     real, train = (to_pixels(rows, dataset.metadata) for rows in (dataset.test[:count], dataset.train_rows()))
     frechet = Frechet(real, run.device, progress=True)
     return {
-        **_likelihood(run, name, dataset),
+        **(_likelihood(run, name, dataset) if image_models.load_model(run, name).head.has_density else {}),
         "frechet_distance": frechet.distance(samples[:count]),
         "frechet_network": frechet.network,
         "frechet_images": [len(real), min(len(samples), count)],
@@ -134,9 +156,7 @@ def _measure(run: Study[Fig4], name: str) -> Result:
 
 def _compare(run: Study[Fig4], name: str, sampler: str) -> Result:
     settings, model, dataset = run.settings, image_models.load_model(run, name), image_models.load_images(run, name)
-    options = dict(SAMPLERS[sampler])
-    if sampler == "langevin":
-        options["sampler_options"] = {"steps": settings.langevin_steps[model.metadata["image_shape"][0] == 3]}
+    options = _options(run, model, sampler)
     generator = run.generator(settings.first_seed, 2)
 
     def draw(count: int) -> Tensor:
@@ -208,13 +228,15 @@ def _curves(models: Mapping[str, Result]) -> Figure:
 
 
 def _figure(run: Study[Fig4], models: Mapping[str, Result]) -> Figure:
-    pairs = list(dict.fromkeys(name.removesuffix("-mle") for name in models))
-    figure = Figure(figsize=(2.6 * len(pairs), 5.6), layout="constrained")
-    panels = figure.subplots(2, len(pairs), squeeze=False)
-    for column, pair in enumerate(pairs):
-        for axes, name in zip(panels[:, column], (pair, f"{pair}-mle"), strict=True):
+    columns = list(dict.fromkeys(image_models.score_model(name) for name in models))
+    drawn = [[name for name in image_models.partners(column) if name in models] for column in columns]
+    rows = max(map(len, drawn))
+    figure = Figure(figsize=(2.6 * len(columns), 2.8 * rows), layout="constrained")
+    panels = figure.subplots(rows, len(columns), squeeze=False)
+    for column, names in enumerate(drawn):
+        for axes, name in zip_longest(panels[:, column], names):
             axes.set_axis_off()
-            if name in models:
+            if name is not None:
                 grid = image_grid(image_models.load_array(_samples_path(run, name))[:16], 4, padding=1).convert("RGB")
                 axes.imshow(np.asarray(grid), interpolation="nearest")
                 axes.set_title(f"{name}\nFréchet {models[name]['frechet_distance']:.3g}", fontsize=8)
@@ -225,12 +247,12 @@ def _for_set(images: str) -> Mapping[Preset, Fig4]:
     """Return the presets for the models of one data set."""
     names = tuple(name for name in PRESETS["cpu"].models if name.startswith(images))
     return {
-        preset: settings.model_copy(update={"models": names[-2:] if preset == "smoke" else names})
+        preset: settings.model_copy(update={"models": names[-3:] if preset == "smoke" else names})
         for preset, settings in PRESETS.items()
     }
 
 
-_ABOUT = "by AR-CSM and by maximum likelihood on the same networks"
+_ABOUT = "by AR-CSM, ours and the paper's, and by maximum likelihood on the same networks"
 EXPERIMENTS = [study("fig4", f"images {_ABOUT} (Figures 4, 8 to 11)", PRESETS, body)] + [
     study(f"fig4-{images}", f"{title} {_ABOUT} (part of fig4)", _for_set(images), body)
     for images, title in (("mnist", "MNIST"), ("cifar", "CIFAR-10"), ("faces", "faces"))

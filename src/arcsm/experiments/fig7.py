@@ -1,4 +1,4 @@
-"""Figure 7: all toy sets, samples of AR-CSM by each sampler, and the learned density."""
+"""Figure 7: all toy sets, samples of AR-CSM by each sampler and of the paper's own model, and the learned density."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -9,13 +9,16 @@ from matplotlib.figure import Figure
 
 from arcsm.data.toys import TOYS
 from arcsm.experiments.base import Count, Preset, Result, Settings, Study, study
-from arcsm.experiments.toys import toy_rows, train_toy
+from arcsm.experiments.toys import PAPER, toy_rows, train_toy
 from arcsm.metrics import energy_distance
 from arcsm.reports.plots import scatter
 
 
 class Fig7(Settings):
-    """The paper shows samples and gives no sizes: models and training are those of the ``toy-*`` presets."""
+    """The paper shows samples and gives no sizes: models and training are those of the ``toy-*`` presets.
+
+    Its own model, of the preset ``toy-paper``, takes as many steps.
+    """
 
     several_seeds: ClassVar[bool] = False
     toys: tuple[str, ...] = tuple(TOYS)
@@ -24,24 +27,35 @@ class Fig7(Settings):
     samples: Count = 2_000
     grid: Count = 100
     changes: tuple[str, ...] = ()
+    paper_changes: tuple[str, ...] = ()  # of the paper's own model
 
 
 PRESETS: Mapping[Preset, Fig7] = {
     "smoke": Fig7(
         toys=("eight_gaussians", "ring_and_blob"), rows=256, test_rows=40, samples=40, grid=10,
         changes=("train.steps=4", "model.context.hidden_features=[16, 16]", "model.head.hidden_features=[8, 8, 8]"),
+        paper_changes=("train.steps=4", "model.context.hidden_features=[16, 16]"),
     ),
     "cpu": Fig7(),
-    "paper": Fig7(rows=500_000, test_rows=10_000, samples=10_000, changes=("train.steps=20000",)),
+    "paper": Fig7(
+        rows=500_000, test_rows=10_000, samples=10_000, changes=("train.steps=20000",),
+        paper_changes=("train.steps=20000",),
+    ),
 }  # fmt: skip
 
 _SAMPLERS = ("langevin", "probability_flow", "inverse_cdf")  # fast_flow is in sampling-cost
+_OWN = "paper"  # samples of the paper's own model
 _LIMIT = 3.2  # of the axes, in standard deviations
 
 
 def body(run: Study[Fig7]) -> Result:
     """Train a model on each set, sample from it, and compare its density with the truth."""
-    cells = run.compute_all({name: partial(_train, run, name) for name in run.settings.toys})
+    names = run.settings.toys
+    results = run.compute_all(
+        {name: partial(_train, run, name) for name in names}
+        | {f"{name}, paper": partial(_train_paper, run, name) for name in names}
+    )
+    cells = {name: _joined(results[name], results[f"{name}, paper"]) for name in names}
     toys = {name: {k: v for k, v in cell.items() if k not in ("drawn", "density")} for name, cell in cells.items()}
     return {"toys": toys, "figure": run.figure(_figure(run, cells))}
 
@@ -67,8 +81,25 @@ def _train(run: Study[Fig7], name: str) -> Result:
     return {**found, "sigma": rows.sigma, "drawn": drawn, "density": density}
 
 
+def _train_paper(run: Study[Fig7], name: str) -> Result:
+    """Train the paper's own model of a set, and draw from it by Langevin dynamics."""
+    settings, seed = run.settings, run.settings.first_seed
+    model, rows, result = train_toy(
+        name, settings.paper_changes, settings.rows, settings.test_rows, seed, run.device, PAPER
+    )
+    samples = model.sample(settings.samples, "langevin", run.generator(seed, 4)).cpu()
+    drawn = [[round(v, 4) for v in row] for row in samples.tolist()]
+    return {"seconds": result.seconds, "energy_distance": energy_distance(samples, rows.test), "drawn": drawn}
+
+
+def _joined(cell: Result, own: Result) -> Result:
+    distances = {**cell["energy_distance"], _OWN: own["energy_distance"]}
+    drawn = {**cell["drawn"], _OWN: own["drawn"]}
+    return {**cell, "energy_distance": distances, "drawn": drawn, "seconds_paper": own["seconds"]}
+
+
 def _figure(run: Study[Fig7], cells: Mapping[str, Result]) -> Figure:
-    settings, labels = run.settings, ["data", *_SAMPLERS, "log density"]
+    settings, labels = run.settings, ["data", _OWN, *_SAMPLERS, "log density"]
     figure = Figure(figsize=(1.75 * len(cells) + 0.4, 1.8 * len(labels)), layout="constrained")
     panels = figure.subplots(len(labels), len(cells), squeeze=False)
     for (*scatters, last), (name, cell) in zip(panels.T, cells.items(), strict=True):

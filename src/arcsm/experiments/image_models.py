@@ -38,6 +38,8 @@ class ImageModels(Settings):
 
 
 NAMES = ("mnist-made", "mnist-pixelcnn", "cifar-made", "cifar-pixelcnn", "faces-pixelcnn")  # models of scores
+PAPER = "-paper"  # suffix of the paper's own model of scores
+LIKELIHOODS = ("-mle", "-gaussian")  # suffixes of its partners by maximum likelihood, with ten logistics or a Gaussian
 DIGITS = "data={kind: digits}"  # scikit-learn's digits, for smoke runs
 TINY = ("train.epochs=null", "train.steps=2", "train.batch_size=4", "train.validate_every=2",
         "train.validation_rows=4")  # fmt: skip
@@ -50,23 +52,43 @@ CPU_PIXELCNN = ("train.epochs=null", "train.steps=2500", "train.learning_rate=0.
                 "train.ema=0.995", "train.precision=bf16-mixed")  # fmt: skip
 CPU_MADE = ("train.epochs=null", "train.steps=4000", "train.warmup_steps=200", "train.ema=0.995",
             "train.compiled=true")  # fmt: skip
-PAPER = ("train.epochs=200", "train.learning_rate=0.0002", "train.schedule=constant")
-PAPER_PIXELCNN = ("model.context.nr_filters=160", "model.context.nr_resnet=5", "model.context.dropout=0.5")
+LIKE_PAPER = ("train.epochs=200", "train.learning_rate=0.0002", "train.schedule=constant")
+LIKE_PAPER_PIXELCNN = ("model.context.nr_filters=160", "model.context.nr_resnet=5", "model.context.dropout=0.5")
 
 #: Changes of the configurations in each preset, as arguments of :class:`ImageModels`.
 PRESET_CHANGES: Mapping[Preset, Mapping[str, Any]] = {
     "smoke": {"changes": TINY, "pixelcnn_changes": TINY_PIXELCNN, "made_changes": TINY_MADE},
     "cpu": {"pixelcnn_changes": CPU_PIXELCNN, "made_changes": CPU_MADE},
-    "paper": {"changes": PAPER, "pixelcnn_changes": PAPER_PIXELCNN},
+    "paper": {"changes": LIKE_PAPER, "pixelcnn_changes": LIKE_PAPER_PIXELCNN},
 }
+_OF_OPTIMIZER = ("train.learning_rate", "train.schedule", "train.warmup_steps", "train.ema")
+
+
+def partners(name: str) -> tuple[str, ...]:
+    """Return a model of scores, the paper's own, and those by maximum likelihood; a Gaussian one for MADE alone."""
+    likelihoods = LIKELIHOODS if "made" in name else LIKELIHOODS[:1]
+    return (name, f"{name}{PAPER}", *(f"{name}{suffix}" for suffix in likelihoods))
+
+
+def score_model(name: str) -> str:
+    """Return the name without the suffix of a partner."""
+    for suffix in (PAPER, *LIKELIHOODS):
+        name = name.removesuffix(suffix)
+    return name
 
 
 def model_config(run: Study[Any], name: str, seed: int | None = None) -> RunConfig:
-    """Return the configuration of a preset as the experiment trains it; by default with its first seed."""
+    """Return the configuration of a preset as the experiment trains it; by default with its first seed.
+
+    The paper's own model keeps its optimizer: changes are of its size and of the length of its training alone.
+    """
     settings: ImageModels = run.settings
     network = settings.pixelcnn_changes if "pixelcnn" in name else settings.made_changes
     seed = settings.first_seed if seed is None else seed
-    return load_config(name, [*settings.changes, *network, f"train.device={run.device.type}", f"train.seed={seed}"])
+    changes = [*settings.changes, *network, f"train.device={run.device.type}", f"train.seed={seed}"]
+    if name.endswith(PAPER):
+        changes = [change for change in changes if change.partition("=")[0] not in _OF_OPTIMIZER]
+    return load_config(name, changes)
 
 
 def load_images(run: Study[Any], name: str, seed: int | None = None) -> Dataset:

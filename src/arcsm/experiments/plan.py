@@ -67,7 +67,7 @@ class PlanSettings(image_models.ImageModels):
 
 PRESETS: Mapping[Preset, PlanSettings] = {
     "smoke": PlanSettings(
-        models=("mnist-made", "cifar-pixelcnn"), changes=image_models.PAPER,
+        models=("mnist-made", "cifar-pixelcnn"), changes=image_models.LIKE_PAPER,
         pixelcnn_changes=("model.context.nr_filters=8", "model.context.context_features=4"),
         made_changes=("model.context.hidden_features=[64, 64]",), small_pixelcnn=image_models.TINY_PIXELCNN,
         small_made=image_models.TINY_MADE, rows=1, small_rows=2, repeats=1, product=64,

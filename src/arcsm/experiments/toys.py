@@ -66,12 +66,21 @@ def distances(a: Tensor, b: Tensor) -> dict[str, float]:
     return {"energy_distance": energy_distance(a, b), "sliced_wasserstein": sliced_wasserstein(a, b)}
 
 
+PAPER = "toy-paper"  #: the preset of the paper's own model, for any toy set
+
+
 def train_toy(
-    name: str, changes: Sequence[str], train: int, test: int, seed: int, device: torch.device
+    name: str,
+    changes: Sequence[str],
+    train: int,
+    test: int,
+    seed: int,
+    device: torch.device,
+    preset: str | None = None,
 ) -> tuple[AutoregressiveModel, ToyRows, FitResult]:
-    """Train the model of a ``toy-*`` preset on standardised rows."""
+    """Train the model of a preset, by default of the set's own ``toy-*`` preset, on standardised rows."""
     fixed = ["train.standardise=none", f"train.seed={seed}", f"train.device={device}"]
-    config = load_config(f"toy-{name.replace('_', '-')}", [*changes, *fixed])
+    config = load_config(preset or f"toy-{name.replace('_', '-')}", [*changes, *fixed])
     with seeded(seed):
         model = config.model.build(2, {})
     assert model.noise is not None
