@@ -19,7 +19,7 @@ from arcsm.experiments.table1 import CHOSEN, COLOUR, GREY_LEVEL, PRESETS, QUOTED
 from arcsm.training import density
 from small_experiments import command
 
-MADE_SCORES, PIXEL_SCORES, PIXEL_MLE = PRESETS["cpu"].models
+MADE_SCORES, MADE_PAPER, PIXEL_SCORES, PIXEL_PAPER, PIXEL_MLE = PRESETS["cpu"].models
 CONTROL = "cifar-pixelcnn, untrained"
 CIFAR = [f"changes={json.dumps(list(image_models.TINY))}"]
 
@@ -68,12 +68,15 @@ def test_the_record_has_every_score_of_every_model_on_every_set(record: dict[str
     metrics = record["metrics"]
     assert metrics["quoted"] == QUOTED
     assert metrics["averaged"] == [SVHN, COLOUR, UNIFORM]
-    assert list(metrics["models"]) == [MADE_SCORES, PIXEL_SCORES, PIXEL_MLE, CONTROL]
+    assert list(metrics["models"]) == [*PRESETS["cpu"].models, CONTROL]
     for name, model in metrics["models"].items():
         assert model.get("training_steps") == (None if name == CONTROL else 2)
         expected = {"h, 0.04", "|s|, 0.04", "h, 0.04, no noise"}
-        expected |= {"-log q, closed_form"} if name == PIXEL_MLE else {"h, 0.2", "-log q, flow", "-log q, quadrature"}
+        expected |= {"-log q, closed_form"} if name == PIXEL_MLE else {"h, 0.2"}
+        if name not in (MADE_PAPER, PIXEL_PAPER, PIXEL_MLE):
+            expected |= {"-log q, flow", "-log q, quadrature"}
         assert expected <= model["as_is"].keys()
+        assert any("log q" in score for score in model["as_is"]) == (name not in (MADE_PAPER, PIXEL_PAPER))
         assert model["as_is"].keys() == model["two_sided"].keys()
         for sets in (*model["as_is"].values(), *model["two_sided"].values(), model[CHOSEN]):
             assert list(sets) == [SVHN, COLOUR, GREY_LEVEL, UNIFORM, "average"]
@@ -93,6 +96,28 @@ def test_the_nearest_statistic_is_the_best_of_both_signs(record: dict[str, Any])
             gaps["-" + name] = fmean(abs(1.0 - sets[i]["mean"] - w) for i, w in wanted.items())
     assert model["nearest_to_the_paper"]["mean_gap"] == pytest.approx(min(gaps.values()))
     assert gaps[model["nearest_to_the_paper"]["score"]] == pytest.approx(min(gaps.values()))
+
+
+def test_sign_and_noise_are_chosen_on_changed_validation_images() -> None:
+    normal = torch.randn(500, dtype=torch.float64)
+    validation = {"h, 0.2": normal, "h, 0.04": normal, "|s|, 0.2": normal}
+    lower, same = (normal - 2.0).tolist(), normal.tolist()
+    changed = {kind: {"h, 0.2": lower, "h, 0.04": same, "|s|, 0.2": lower} for kind in ("mutated", "blurred")}
+    as_is = {name: {SVHN: {"mean": 0.4}, "average": {"mean": 0.3}} for name in validation}
+    chosen = table1._chosen_on_validation({"validation": validation}, changed, as_is)
+    assert chosen["score"] == "-h, 0.2"
+    assert chosen["auroc"] == pytest.approx({SVHN: 0.6, "average": 0.7})
+    assert chosen["on_validation"] > 0.9
+
+
+@pytest.mark.usefixtures("small_images")
+def test_changed_images_differ_as_they_should(tmp_path: Path) -> None:
+    images = table1.image_sets(study(tmp_path), 0)
+    validation, mutated, blurred = (images.rows(kind, 0) for kind in ("validation", "mutated", "blurred"))
+    same = ((mutated - validation).abs() < 1.0 / 128).double().mean()
+    assert 0.75 <= float(same) <= 0.9  # a fifth has other values
+    assert float(blurred.std()) < float(validation.std())
+    assert float((blurred - validation).abs().mean()) > 0.0
 
 
 def test_only_missing_cells_are_computed_again(

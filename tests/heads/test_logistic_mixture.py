@@ -54,3 +54,16 @@ def test_mixture_density_is_the_weighted_sum_of_logistics() -> None:
         share = torch.sigmoid((x - mean) / scale)
         expected = expected + weight * share * (1.0 - share) / scale
     torch.testing.assert_close(head.projected_log_prob(projection, x).exp(), expected)
+
+
+def test_the_first_mixture_covers_data_of_any_scale() -> None:
+    torch.manual_seed(0)
+    small, unit = LogisticMixtureHead(3, components=5, data_std=0.5), LogisticMixtureHead(3, components=5)
+    small.parameters_of.weight.data.zero_()
+    unit.parameters_of.weight.data.zero_()
+    x = torch.linspace(-2.0, 2.0, 9)
+    context = torch.zeros(9, 3)
+    narrow = small.log_prob(context, 0.5 * x) - math.log(2.0)
+    torch.testing.assert_close(narrow, unit.log_prob(context, x), atol=0.02, rtol=0)  # the smallest scale adds 0.01
+    with pytest.raises(ValueError, match="expected a positive finite scale, got data_std=0"):
+        LogisticMixtureHead(3, data_std=0.0)

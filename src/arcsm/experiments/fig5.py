@@ -1,7 +1,7 @@
 """Figure 5: images restored from known noise by the paper's two methods, by exact posteriors, and by filters.
 
-The paper shows pictures only. Here every method is measured on the same noisy images. Filters get the best of a few
-settings on validation images; ours have no settings to choose.
+The paper shows pictures only. Here every method is measured on the same noisy images. Filters and Langevin dynamics get
+the best of a few settings on validation images; the others have no settings to choose.
 """
 
 import math
@@ -33,21 +33,26 @@ class Fig5(image_models.ImageModels):
     """Noise and data are the paper's. Salt and pepper hits single values, each colour on its own."""
 
     several_seeds: ClassVar[bool] = False
-    cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds"})  # cells depend on both models
+    cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds"})  # cells depend on all models
     models: tuple[str, ...] = Field(("mnist-made", "cifar-pixelcnn"), min_length=2, max_length=2)
+    own_models: tuple[str, ...] = Field(("mnist-made-paper", "cifar-pixelcnn-paper"), min_length=2, max_length=2)
     sigma: float = Field(0.6, gt=0)  # of the Gaussian noise, which the first model removes
     probability: float = Field(0.1, gt=0, lt=1)  # of salt and pepper, which the second model removes
     images: int = Field(64, ge=2)  # test images of each set
     validation_images: int = Field(32, ge=1)  # for the settings of the filters
     particles: int = Field(8, ge=1)
     langevin_steps: int = Field(10, ge=1)  # at each level (paper, App. C.3, for colour images)
+    first_levels: tuple[int, ...] = Field((0, 5, 7, 8, 9), min_length=1)  # of Langevin dynamics, one is chosen
+    step_sizes: tuple[Positive, ...] = Field((0.1, 0.4, 1.0), min_length=1)  # likewise, relative to sigma_min^2
+    langevin_images: int = Field(8, ge=1)  # validation images for their choice
     tol: Positive = 1e-3
     shown: int = Field(8, ge=1)
 
 
 PRESETS: Mapping[Preset, Fig5] = {
     "smoke": Fig5(
-        images=2, validation_images=1, particles=2, langevin_steps=1, tol=1e-2, shown=2,
+        images=2, validation_images=1, langevin_images=1, particles=2, langevin_steps=1, first_levels=(0, 3),
+        step_sizes=(0.4,), tol=1e-2, shown=2,
         **{
             **image_models.PRESET_CHANGES["smoke"],
             "changes": (*image_models.TINY, image_models.DIGITS, "model.noise.levels=4"),
@@ -58,25 +63,28 @@ PRESETS: Mapping[Preset, Fig5] = {
 }  # fmt: skip
 
 GAUSSIAN, SALT = "Gaussian noise", "salt and pepper"
-TWEEDIE, MEAN = "Tweedie, one step (paper)", "posterior mean"
+_OWN = ", its own model"  # suffix of a method of the paper with its own score network
+TWEEDIE, LANGEVIN, MEAN = "Tweedie, one step (paper)", "Langevin (paper)", "posterior mean"
 _OURS = {GAUSSIAN: TWEEDIE, SALT: MEAN}  # compared with the filters; chosen before anything was measured
 _NOISE_PURPOSE = {"test": 11, "validation": 12}  # purposes of the methods are below ten
 Shape = tuple[int, int, int]
 Restorer = Callable[[Tensor], Tensor]  #: noisy rows ``(N, D)`` to restored ones
+Candidates = Callable[[], dict[str, Restorer]]  #: the settings of a method, as restorers by name
 
 
 def body(run: Study[Fig5]) -> Result:
     """Train, corrupt, restore and measure; every method is a cell."""
     import_skimage()  # fail before training if it is missing
-    names, seed = run.settings.models, run.settings.first_seed
+    names, seed = (*run.settings.models, *run.settings.own_models), run.settings.first_seed
     training = image_models.train_models(run, {f"train {name}": (name, seed) for name in names})
     tasks = [_gaussian_task(run), _salt_and_pepper_task(run)]
     cells = {
-        f"{task.name}, {method}": partial(_restore, run, task, method, restorer)
+        f"{task.name}, {method}": partial(_restore, run, task, method, candidates)
         for task in tasks
-        for method, restorer in task.methods().items()
+        for method, candidates in task.methods().items()
     }
-    results = run.compute_all(cells, image_models.model_basis(run, cells))
+    folders = [image_models.model_folder(run, name).name for name in names]
+    results = run.compute_all(cells, dict.fromkeys(cells, folders))
     tables = {task.name: {method: results[f"{task.name}, {method}"] for method in task.methods()} for task in tasks}
     leads = {task.name: _lead(task, tables[task.name]) for task in tasks}
     for cell in results.values():
@@ -98,13 +106,16 @@ class Task:
     name: str
     model_name: str  # the preset
     corruption: Corruption
-    ours: Mapping[str, Callable[[AutoregressiveModel, Tensor], Tensor]]  # functions of the model and noisy rows
+    ours: Mapping[str, Candidates]
 
-    def methods(self) -> dict[str, Restorer | None]:
-        """Return restorers by name; ``None`` for a filter, whose setting is chosen when it is needed."""
-        model = partial(image_models.load_model, self.run, self.model_name)
-        ours = {name: lambda y, restore=restore: restore(model(), y) for name, restore in self.ours.items()}
-        return {"noisy": lambda y: y, **dict.fromkeys(filters_for(self.corruption, (1, 1, 1))), **ours}
+    @property
+    def filters(self) -> list[str]:
+        return list(filters_for(self.corruption, (1, 1, 1)))
+
+    def methods(self) -> dict[str, Candidates]:
+        """Return the settings of each method; a method with several gets the best on validation images."""
+        filters = {name: lambda name=name: filters_for(self.corruption, self.shape())[name] for name in self.filters}
+        return {"noisy": lambda: {"": lambda y: y}, **filters, **self.ours}
 
     def clean(self, part: str) -> Tensor:
         """Return images as rows ``(N, D)``, every value in the middle of its grey level."""
@@ -131,39 +142,67 @@ class Task:
         return self.run.work / f"restored-{digest(key)}.npy"
 
 
+def _restored_by(run: Study[Fig5], name: str, restore: Callable[[AutoregressiveModel, Tensor], Tensor]) -> Candidates:
+    """Return a method without settings, a function of a model and of noisy rows."""
+    return lambda: {"": lambda y: restore(image_models.load_model(run, name), y)}
+
+
 def _gaussian_task(run: Study[Fig5]) -> Task:
     settings, noise = run.settings, GaussianNoise(run.settings.sigma)
+    name, own = settings.models[0], settings.own_models[0]
     generator, tol, count = partial(run.generator, settings.first_seed), settings.tol, settings.particles
+
+    def by_tweedie(model: AutoregressiveModel, y: Tensor) -> Tensor:
+        return tweedie(model, y, settings.sigma)
+
+    def by_particles(model: AutoregressiveModel, y: Tensor) -> Tensor:
+        return particle_filter(model, y, noise, count, generator(3), tol=tol).mean()
+
     return Task(
-        run, GAUSSIAN, settings.models[0], noise,
+        run, GAUSSIAN, name, noise,
         {
-            TWEEDIE: lambda model, y: tweedie(model, y, settings.sigma),
-            MEAN: lambda model, y: posterior(model, y, noise, tol=tol),
-            "particles": lambda model, y: particle_filter(model, y, noise, count, generator(3), tol=tol).mean(),
+            TWEEDIE + _OWN: _restored_by(run, own, by_tweedie),
+            TWEEDIE: _restored_by(run, name, by_tweedie),
+            MEAN: _restored_by(run, name, lambda model, y: posterior(model, y, noise, tol=tol)),
+            "particles": _restored_by(run, name, by_particles),
         },
     )  # fmt: skip
 
 
 def _salt_and_pepper_task(run: Study[Fig5]) -> Task:
     settings, name = run.settings, run.settings.models[1]
-    model = image_models.load_model(run, name)
-    smallest = model.noise.sigma_min * float(model.scale.max()) if model.noise else 0.0
+    ladder = image_models.load_model(run, name)
+    smallest = ladder.noise.sigma_min * float(ladder.scale.max()) if ladder.noise else 0.0
     noise = SaltAndPepper.of_images(
         settings.probability, image_models.load_images(run, name).metadata["levels"], smallest
     )
     generator, tol, count = partial(run.generator, settings.first_seed), settings.tol, settings.particles
 
-    def restore_by_langevin(model: AutoregressiveModel, y: Tensor, mask: Tensor | None = None) -> Tensor:
-        return langevin(model, y, mask, 0, settings.langevin_steps, generator=generator(4))
+    def by_langevin(name: str, extremes_alone: bool = False) -> Candidates:
+        def restore(first_level: int, step_size: float, y: Tensor) -> Tensor:
+            model, mask = image_models.load_model(run, name), noise.is_extreme(y) if extremes_alone else None
+            assert model.noise is not None
+            size = step_size * model.noise.sigma_min**2
+            return langevin(model, y, mask, first_level, settings.langevin_steps, size, generator(4))
+
+        return lambda: {
+            f"from level {level + 1}, eps0 {size:g} sigma_L^2": partial(restore, level, size)
+            for level in settings.first_levels
+            for size in settings.step_sizes
+        }
+
+    def by_particles(model: AutoregressiveModel, y: Tensor) -> Tensor:
+        return particle_filter(model, y, noise, count, generator(5), tol=tol).mean()
 
     return Task(
         run, SALT, name, noise,
         {
-            "Langevin (paper)": restore_by_langevin,
-            "Langevin, extremes alone": lambda model, y: restore_by_langevin(model, y, noise.is_extreme(y)),
-            MEAN: lambda model, y: posterior(model, y, noise, tol=tol),
-            "posterior median": lambda model, y: posterior(model, y, noise, "median", tol=tol),
-            "particles": lambda model, y: particle_filter(model, y, noise, count, generator(5), tol=tol).mean(),
+            LANGEVIN + _OWN: by_langevin(settings.own_models[1]),
+            LANGEVIN: by_langevin(name),
+            "Langevin, extremes alone": by_langevin(name, extremes_alone=True),
+            MEAN: _restored_by(run, name, lambda model, y: posterior(model, y, noise, tol=tol)),
+            "posterior median": _restored_by(run, name, lambda model, y: posterior(model, y, noise, "median", tol=tol)),
+            "particles": _restored_by(run, name, by_particles),
         },
     )  # fmt: skip
 
@@ -229,28 +268,30 @@ def _total_variation(weight: float, image: np.ndarray) -> np.ndarray:
     return np.asarray(import_skimage().restoration.denoise_tv_chambolle(image, weight=weight, channel_axis=-1))
 
 
-def _restore(run: Study[Fig5], task: Task, method: str, restorer: Restorer | None) -> Result:
-    setting: Result = {}
-    if restorer is None:  # a filter: the setting with the best PSNR on validation images
-        clean, noisy = task.clean("validation"), task.noisy("validation")
-        candidates = filters_for(task.corruption, task.shape())[method]
-        best = max(candidates, key=lambda name: float(psnr(clean, candidates[name](noisy)).mean()))
-        setting, restorer = {"setting": best}, candidates[best]
+def _restore(run: Study[Fig5], task: Task, method: str, settings_of: Candidates) -> Result:
+    candidates, chosen = settings_of(), dict[str, Any]()
+    [best, *others] = candidates
+    if others:
+        count = run.settings.validation_images if method in task.filters else run.settings.langevin_images
+        clean, noisy = (rows[:count] for rows in (task.clean("validation"), task.noisy("validation").to(run.device)))
+        sweep = {name: float(psnr(clean, restore(noisy).cpu()).mean()) for name, restore in candidates.items()}
+        best = max(sweep, key=sweep.__getitem__)
+        chosen = {"setting": best, "validation_psnr": sweep}
     clean = task.clean("test")
-    restored = restorer(task.noisy("test").to(run.device)).cpu().clamp(-1.0, 1.0)
+    restored = candidates[best](task.noisy("test").to(run.device)).cpu().clamp(-1.0, 1.0)
     image_models.save_array(task.path(method), restored)
     psnr_of_each = psnr(clean, restored)
     measures = {}
     for name, values in (("psnr", psnr_of_each), ("ssim", ssim(clean, restored, task.shape()))):
         mean, error = mean_and_standard_error(values)
         measures[name] = {"mean": mean, "standard_error": error}
-    return {**measures, "psnr_of_each": psnr_of_each.tolist(), **setting}
+    return {**measures, "psnr_of_each": psnr_of_each.tolist(), **chosen}
 
 
 def _lead(task: Task, results: Mapping[str, Result]) -> Result:
     """Return the lead of our method over the best filter in decibels, image by image."""
-    ours, filters = _OURS[task.name], list(filters_for(task.corruption, (1, 1, 1)))
-    best = max(filters, key=lambda method: float(results[method]["psnr"]["mean"]))
+    ours = _OURS[task.name]
+    best = max(task.filters, key=lambda method: float(results[method]["psnr"]["mean"]))
     pairs = zip(results[ours]["psnr_of_each"], results[best]["psnr_of_each"], strict=True)
     return {"ours": ours, "filter": best, **confidence_interval([a - b for a, b in pairs])}
 

@@ -42,6 +42,8 @@ QUOTED: Mapping[str, Any] = {
 }
 _AVERAGED = (SVHN, COLOUR, UNIFORM)  # as in the paper's average
 _VALIDATION, _TEST = "validation", "test"
+_CHANGED = ("mutated", "blurred")  # validation images, by which sign and noise of the paper's statistic are chosen
+_MUTATED_SHARE = 0.2  # of the values, replaced by uniform ones
 _CLEAN = ", no noise"  # suffix of scores of images without the smallest noise
 Columns = dict[str, Tensor]  #: values of every score, ``(N,)``
 
@@ -54,7 +56,9 @@ class Table1(image_models.ImageModels):
     """
 
     cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds", "models", "control"})
-    models: tuple[str, ...] = Field(("cifar-made", "cifar-pixelcnn", "cifar-pixelcnn-mle"), min_length=1)
+    models: tuple[str, ...] = Field(
+        ("cifar-made", "cifar-made-paper", "cifar-pixelcnn", "cifar-pixelcnn-paper", "cifar-pixelcnn-mle"), min_length=1
+    )
     control: bool = True  # also the first PixelCNN++ with its initial weights
     rows: int = Field(2000, ge=3)  # of each set, if it has as many
     density_rows: int = Field(200, ge=3)  # the first of them, for densities, which are slow, and the combination
@@ -90,7 +94,7 @@ def body(run: Study[Table1]) -> Result:
         for name, load in loaders.items()
         for s in seeds
         for part in ("scores", "densities")
-        for images in (_VALIDATION, _TEST, *outliers)
+        for images in (_VALIDATION, _TEST, *outliers, *(_CHANGED if part == "scores" else ()))
     }
     results = run.compute_all(cells, image_models.model_basis(run, cells))
     models: dict[str, Result] = {}
@@ -100,6 +104,8 @@ def body(run: Study[Table1]) -> Result:
         trainings = [training[f"train {name} seed {seed}"] for seed in seeds] if name in names else []
         models[name] = _training(trainings) | _over_seeds([_aurocs(run.settings, each) for each in by_seed])
         models[name]["nearest_to_the_paper"] = _nearest_to_paper(models[name]["as_is"])
+        changed = {images: results[f"{name} seed {run.settings.first_seed} scores {images}"] for images in _CHANGED}
+        models[name]["chosen_on_validation"] = _chosen_on_validation(by_seed[0], changed, models[name]["as_is"])
         tables[name] = by_seed[0]
     return {
         "inliers": f"test images of {image_models.model_config(run, names[0]).data.kind}",
@@ -116,7 +122,7 @@ def body(run: Study[Table1]) -> Result:
 def _model_loaders(run: Study[Table1]) -> Mapping[str, Callable[[int], AutoregressiveModel]]:
     names = run.settings.models
     loaders = {name: partial(image_models.load_model, run, name) for name in names}
-    controls = [name for name in names if "pixelcnn" in name and not name.endswith("-mle")]
+    controls = [name for name in names if name.endswith("pixelcnn")]
     if run.settings.control and controls:
         loaders[f"{controls[0]}{UNTRAINED}"] = partial(image_models.initial_model, run, controls[0])
     return loaders
@@ -140,6 +146,7 @@ class ImageSets:
         count, dataset = self.settings.rows, self.dataset
         stored: Mapping[str, Callable[[], Tensor]] = {
             _VALIDATION: lambda: dataset.valid, _TEST: lambda: dataset.test, SVHN: self._svhn,
+            **{kind: partial(self._changed, kind, dataset.valid[:count], seed) for kind in _CHANGED},
         }  # fmt: skip
         rows = stored[images]() if images in stored else self._synthetic(images, count, seed)
         return dataset.dequantised(rows[:count], 1_000_003 * seed + _purpose(images))
@@ -151,6 +158,18 @@ class ImageSets:
         if list(images.pixels.shape[1:]) != shape:
             raise ValueError(f"{path}: expected images {shape}, got {list(images.pixels.shape[1:])}")
         return scale_images(images.pixels, images.levels).flatten(1)
+
+    def _changed(self, kind: str, rows: Tensor, seed: int) -> Tensor:
+        """Return images in which a share of the values are uniform, or in which each is a mean of its neighbours."""
+        levels, shape = int(self.dataset.metadata["levels"]), self.dataset.metadata["image_shape"]
+        if kind == "blurred":
+            images = torch.nn.functional.pad(rows.unflatten(1, shape), [1] * 4, mode="replicate")
+            means = torch.nn.functional.avg_pool2d(images, 3, stride=1).flatten(1)
+            return scale_images(((means + 1.0) * (0.5 * levels)).floor().clamp(0, levels - 1).to(torch.uint8), levels)
+        generator = torch.Generator().manual_seed(7_000_003 * seed + _purpose(kind))
+        pixels = torch.randint(levels, rows.shape, generator=generator).to(torch.uint8)
+        mutated = torch.rand(rows.shape, generator=generator) < _MUTATED_SHARE
+        return torch.where(mutated, scale_images(pixels, levels), rows)
 
     def _synthetic(self, images: str, count: int, seed: int) -> Tensor:
         """Draw images of one colour, of one grey, or of independent values, uniform on the grey levels."""
@@ -172,7 +191,7 @@ def image_sets(run: Study[Table1], seed: int) -> ImageSets:
 
 
 def _purpose(images: str) -> int:
-    return (_VALIDATION, _TEST, SVHN, COLOUR, GREY_LEVEL, UNIFORM).index(images) + 1
+    return (_VALIDATION, _TEST, SVHN, COLOUR, GREY_LEVEL, UNIFORM, *_CHANGED).index(images) + 1
 
 
 def _measure(
@@ -185,6 +204,8 @@ def _measure(
     if part == "scores":
         columns = outlier_scores(model, noisy, methods=())
         columns |= {f"{name}{_CLEAN}": column for name, column in outlier_scores(model, clean, methods=()).items()}
+    elif not model.head.has_density:
+        columns = {}
     else:
         methods = ("closed_form",) if model.head.normalised else settings.methods
         precision: dict[str, Any] = {"tol": settings.tol, "max_evaluations": settings.max_evaluations}
@@ -260,6 +281,22 @@ def _training(cells: Sequence[Result]) -> Result:
         "training_seconds": round(fmean(cell["training_seconds"] for cell in cells)),
         "validation_objective": fmean(cell["validation"] for cell in cells),
     }
+
+
+def _chosen_on_validation(tables: Mapping[str, Columns], changed: Mapping[str, Result], as_is: Result) -> Result:
+    """Return the paper's statistic with the sign and the noise that tell validation images best from changed ones."""
+    names = [name for name in as_is if name.startswith("h,")]
+
+    def areas(name: str) -> list[float]:
+        inliers = tables[_VALIDATION][name]
+        return [auroc(inliers, torch.tensor(columns[name], dtype=torch.float64)) for columns in changed.values()]
+
+    mean = {name: fmean(areas(name)) for name in names}
+    best = max(names, key=lambda name: abs(mean[name] - 0.5))
+    sign = "+" if mean[best] >= 0.5 else "-"
+    means = {images: entry["mean"] for images, entry in as_is[best].items()}
+    signed = {images: value if sign == "+" else 1.0 - value for images, value in means.items()}
+    return {"score": f"{sign}{best}", "on_validation": max(mean[best], 1.0 - mean[best]), "auroc": signed}
 
 
 def _nearest_to_paper(as_is: Mapping[str, Result]) -> Result:

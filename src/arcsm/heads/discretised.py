@@ -36,13 +36,9 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
     has_score = False
 
     def __init__(self, context_features: int = 16, components: int = 10, levels: int = 256) -> None:
-        super().__init__(context_features, components)
+        super().__init__(context_features, components, data_std=0.5)
         check_size("DiscretisedLogisticMixtureHead", least=2, levels=levels)
         self.levels = levels
-        with torch.no_grad():  # components start side by side in [-1, 1]
-            _, spread, scale = self.parameters_of.bias.unflatten(0, (3, components)).unbind(0)
-            spread.mul_(0.5)
-            scale.sub_(math.log(2.0))
 
     def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> ScoreAndDerivative:
         raise ValueError(

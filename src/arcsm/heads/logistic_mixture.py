@@ -26,6 +26,15 @@ class LogisticMixtureHead(NormalisedHead):
     References:
         PixelCNN++ (Salimans et al., 2017), https://arxiv.org/abs/1701.05517
 
+    Arguments:
+        context_features: Size :math:`C` of the contexts.
+        components: Number :math:`J` of logistic distributions. They start side by side, within two ``data_std`` of
+            zero.
+        data_std: Standard deviation of the data; 1 for standardised data.
+
+    Raises:
+        ValueError: If a size is below one, or the scale is not positive and finite.
+
     Example:
         >>> head = LogisticMixtureHead(context_features=4, components=3)
         >>> s, ds = head.score_and_derivative(torch.zeros(5, 4), torch.zeros(5))
@@ -33,15 +42,17 @@ class LogisticMixtureHead(NormalisedHead):
         (torch.Size([5]), torch.Size([5]))
     """
 
-    def __init__(self, context_features: int = 16, components: int = 10) -> None:
+    def __init__(self, context_features: int = 16, components: int = 10, data_std: float = 1.0) -> None:
         super().__init__()
         check_size(type(self).__name__, context_features=context_features, components=components)
         check_layers(type(self).__name__, context_features, (), 3 * components)
-        self.context_features, self.components = context_features, components
+        if not 0.0 < data_std < math.inf:
+            raise ValueError(f"{type(self).__name__}: expected a positive finite scale, got data_std={data_std}")
+        self.context_features, self.components, self.data_std = context_features, components, float(data_std)
         self.parameters_of = nn.Linear(context_features, 3 * components)
-        with torch.no_grad():  # components start side by side, within two standard deviations of zero
-            spread = torch.linspace(-2.0, 2.0, components) if components > 1 else torch.zeros(1)
-            scale = torch.full((components,), math.log(2.0 / (components + 1)))
+        with torch.no_grad():
+            spread = 2.0 * data_std * torch.linspace(-1.0, 1.0, components) if components > 1 else torch.zeros(1)
+            scale = torch.full((components,), math.log(2.0 * data_std / (components + 1)))
             self.parameters_of.bias.copy_(torch.cat([torch.zeros(components), spread, scale]))
 
     def project(self, context: Tensor) -> Tensor:
