@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from arcsm import objectives
 from arcsm.cli import application
 from arcsm.experiments import EXPERIMENTS, adbench, base, fig1a
 from small_experiments import command, reproduce
 
 #: Parts of fig4 and table2, which are tested as a whole.
-PARTS = ("fig4-mnist", "fig4-cifar", "fig4-faces", "table2-mnist", "table2-mnist-8", "table2-mnist-16", "table2-faces",
-         "table2-ablation")  # fmt: skip
+PARTS = ("fig4-mnist", "fig4-cifar", "fig4-faces", "fig4-celeba", "table2-mnist", "table2-mnist-8", "table2-mnist-16",
+         "table2-faces", "table2-ablation")  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,17 @@ def test_a_step_of_every_method_is_measured(method: str, capsys: pytest.CaptureF
     assert numbers["by_plain_step"] == pytest.approx(numbers["milliseconds"] / numbers["plain_step_milliseconds"])
     assert numbers["milliseconds"] > 0.0
     assert numbers["parameters"] > 0
+
+
+def test_csm_by_autograd_is_csm() -> None:
+    torch.manual_seed(0)
+    model = fig1a.PRESETS["smoke"].build(5).double()
+    x = torch.randn(7, 5, dtype=torch.float64)
+    loss = fig1a._csm_by_autograd(model, x, x.clone().requires_grad_())
+    torch.testing.assert_close(loss, objectives.csm(model, x), rtol=1e-12, atol=1e-12)
+    weights = list(model.parameters())
+    by_autograd = torch.autograd.grad(loss, weights)
+    torch.testing.assert_close(by_autograd, torch.autograd.grad(objectives.csm(model, x), weights))
 
 
 def test_mnist_made_writes_record_and_pictures_and_does_not_overwrite_by_default(

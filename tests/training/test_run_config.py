@@ -38,7 +38,7 @@ def test_every_preset_builds_a_model_for_its_data() -> None:
 
 def test_image_presets_and_their_likelihood_partners_have_similar_sizes() -> None:
     partners = [name for name in run_config.presets() if name.endswith("-mle")]
-    assert len(partners) == 5
+    assert len(partners) == 6
     for name in partners:
         by_likelihood, by_scores = run_config.load_config(name), run_config.load_config(name.removesuffix("-mle"))
         assert by_likelihood.data == by_scores.data

@@ -34,7 +34,7 @@ PRESETS: Mapping[Preset, Fig1a] = {
     "paper": Fig1a(largest_for_sm=2000, hidden=512, head_hidden=64, repeats=21),
 }
 
-METHODS = ("SM", "SSM, 1 slice", "SSM, 10 slices", "DSM", "CSM")
+METHODS = ("SM", "SSM, 1 slice", "SSM, 10 slices", "DSM", "CSM, autograd", "CSM")  # the last by the fused walk
 
 
 def body(run: Study[Fig1a]) -> Result:
@@ -66,7 +66,7 @@ def measure(arguments: str, threads: int) -> None:
     torch.set_num_threads(threads)
     settings, device = Fig1a.model_validate(setting_values), torch.device(device_name)
     torch.manual_seed(settings.first_seed)
-    build = settings.build if method == "CSM" else settings.build_joint
+    build = settings.build if method.startswith("CSM") else settings.build_joint
     network = build(features).to(device)
     generator = torch.Generator(device).manual_seed(settings.first_seed)
     x = gaussian_rows(settings.batch, features, generator)
@@ -92,7 +92,7 @@ def measure(arguments: str, threads: int) -> None:
 def _step(method: str, network: nn.Module, x: Tensor, generator: torch.Generator) -> None:
     z = x.clone().requires_grad_()
     if isinstance(network, AutoregressiveModel):
-        loss = objectives.csm(network, x)
+        loss = objectives.csm(network, x) if method == "CSM" else _csm_by_autograd(network, x, z)
     elif method == "DSM":
         noise = torch.randn(x.shape, generator=generator, device=x.device)
         loss = denoising_score_matching(network(x + 0.1 * noise), noise, 0.1)
@@ -101,6 +101,16 @@ def _step(method: str, network: nn.Module, x: Tensor, generator: torch.Generator
     else:
         loss = sliced_score_matching(network(z), z, int(method.split()[1]), generator=generator)
     loss.backward()
+
+
+def _csm_by_autograd(model: AutoregressiveModel, x: Tensor, z: Tensor) -> Tensor:
+    """Return composite score matching (Eq. 5), with the derivatives by a second backward pass, as other methods have.
+
+    ``z`` are the same rows as ``x``: the contexts read the latter, so derivatives by ``z`` are those of single scores.
+    """
+    s = model.head.score(model.contexts(x), z)
+    ds = torch.autograd.grad(s.sum(), z, create_graph=True)[0]
+    return (0.5 * s.square() + ds).sum(1).mean()
 
 
 def _figure(table: Mapping[str, Result]) -> Figure:

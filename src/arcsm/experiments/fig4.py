@@ -245,7 +245,8 @@ def _figure(run: Study[Fig4], models: Mapping[str, Result]) -> Figure:
 
 def _for_set(images: str) -> Mapping[Preset, Fig4]:
     """Return the presets for the models of one data set."""
-    names = tuple(name for name in PRESETS["cpu"].models if name.startswith(images))
+    columns = [name for name in (*image_models.NAMES, image_models.CELEBA) if name.startswith(images)]
+    names = tuple(partner for name in columns for partner in image_models.partners(name))
     return {
         preset: settings.model_copy(update={"models": names[-3:] if preset == "smoke" else names})
         for preset, settings in PRESETS.items()
@@ -255,5 +256,5 @@ def _for_set(images: str) -> Mapping[Preset, Fig4]:
 _ABOUT = "by AR-CSM, ours and the paper's, and by maximum likelihood on the same networks"
 EXPERIMENTS = [study("fig4", f"images {_ABOUT} (Figures 4, 8 to 11)", PRESETS, body)] + [
     study(f"fig4-{images}", f"{title} {_ABOUT} (part of fig4)", _for_set(images), body)
-    for images, title in (("mnist", "MNIST"), ("cifar", "CIFAR-10"), ("faces", "faces"))
+    for images, title in (("mnist", "MNIST"), ("cifar", "CIFAR-10"), ("faces", "faces"), ("celeba", "CelebA"))
 ]

@@ -38,6 +38,7 @@ class ImageModels(Settings):
 
 
 NAMES = ("mnist-made", "mnist-pixelcnn", "cifar-made", "cifar-pixelcnn", "faces-pixelcnn")  # models of scores
+CELEBA = "celeba-pixelcnn"  # the paper's faces, which have to be downloaded
 PAPER = "-paper"  # suffix of the paper's own model of scores
 LIKELIHOODS = ("-mle", "-gaussian")  # suffixes of its partners by maximum likelihood, with ten logistics or a Gaussian
 DIGITS = "data={kind: digits}"  # scikit-learn's digits, for smoke runs
