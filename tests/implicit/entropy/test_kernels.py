@@ -33,13 +33,14 @@ def test_stein_matches_definition() -> None:
         torch.testing.assert_close(score, -torch.linalg.inv(matrix) @ gradients)
 
 
-@pytest.mark.parametrize("share", [0.8, 0.99])
-def test_spectral_matches_definition(share: float) -> None:
+@pytest.mark.parametrize("keeps_crossing", [True, False])
+@pytest.mark.parametrize("share", [0.1, 0.8, 0.99])
+def test_spectral_matches_definition(share: float, keeps_crossing: bool) -> None:
     z = normal(1, 12, 2, seed=1)[0]
     width, m = median_distance(z), len(z)
     values, vectors = torch.linalg.eigh(kernel(z, z, width))
     values, vectors = values.flip(0), vectors.flip(1)
-    used = int((values.cumsum(0) / values.sum() < share).sum()) + 1
+    used = max(1, int((values.cumsum(0) / values.sum() < share).sum()) + keeps_crossing)
 
     def eigenfunction(j: int, at: Tensor) -> Tensor:
         return math.sqrt(m) / values[j] * kernel(at, z, width) @ vectors[:, j]
@@ -49,7 +50,7 @@ def test_spectral_matches_definition(share: float) -> None:
         at = z.clone().requires_grad_()
         beta = -torch.autograd.grad(eigenfunction(j, at).sum(), at)[0].mean(0)
         expected += eigenfunction(j, z)[:, None] * beta
-    torch.testing.assert_close(Spectral(share).score(z[None])[0], expected, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(Spectral(share, keeps_crossing).score(z[None])[0], expected, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("estimator", [Stein(eta=1.0), Spectral()])  # with eta = 1e-3 Stein is noisy at single points

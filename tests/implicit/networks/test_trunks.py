@@ -19,17 +19,19 @@ def test_dense_trunk_concatenates_inputs_and_extra_features() -> None:
     torch.testing.assert_close(trunk(x, extra), expected)
 
 
-def test_extra_features_are_a_channel_of_a_convolutional_trunk() -> None:
+@pytest.mark.parametrize("smooth", [False, True])
+def test_extra_features_are_a_channel_of_a_convolutional_trunk(smooth: bool) -> None:
     torch.manual_seed(0)
-    trunk = ConvolutionalTrunk((2, 8, 8), (3, 4), extra_features=3).double()
+    trunk = ConvolutionalTrunk((2, 8, 8), (3, 4), extra_features=3, smooth=smooth).double()
+    activation = nn.functional.softplus if smooth else nn.functional.relu
     x, extra = normal(2, 128), normal(2, 5, 3, seed=1)
     whole = nn.Conv2d(3, 3, 5, 2, 2, dtype=FLOAT64)
     whole.weight.data = torch.cat([trunk.first.weight, trunk.of_channel.weight], 1)
     whole.bias = trunk.first.bias
     channel = trunk.to_channel(extra).view(10, 1, 8, 8)
     hidden = whole(torch.cat([x.view(2, 2, 8, 8).repeat_interleave(5, 0), channel], 1))
-    hidden = nn.functional.softplus(trunk.rest[0](nn.functional.softplus(hidden)))
-    expected = nn.functional.softplus(trunk.dense(hidden.flatten(1))).view(2, 5, -1)
+    hidden = activation(trunk.rest[0](activation(hidden)))
+    expected = activation(trunk.dense(hidden.flatten(1))).view(2, 5, -1)
     torch.testing.assert_close(trunk(x, extra), expected)
 
 

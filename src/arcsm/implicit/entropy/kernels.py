@@ -50,14 +50,16 @@ class Spectral(EntropyGradient):
     Arguments:
         share: Fraction, in (0, 1], of the total of all eigenvalues above rounding error that the leading ones in use
             make up.
+        keeps_crossing: Whether the eigenvalue with which they cross that share is in use, too. Without it, as in the
+            authors' code, entropy gradients are too small.
     """
 
     min_samples = 2
 
-    def __init__(self, share: float = 0.99) -> None:
+    def __init__(self, share: float = 0.99, keeps_crossing: bool = True) -> None:
         if not 0.0 < share <= 1.0:
             raise ValueError(f"share: expected a number in (0, 1], got {share}")
-        self.share = share
+        self.share, self.keeps_crossing = share, keeps_crossing
 
     def score(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         kernel, width = _kernel_and_width(z)
@@ -68,11 +70,12 @@ class Spectral(EntropyGradient):
         resolved = values > torch.finfo(z.dtype).eps * z.shape[1] * values[:, -1:]
         values = torch.where(resolved, values, 1.0)
         summands = torch.where(resolved, values, 0.0)
-        cumulative_share = summands.cumsum(1) / summands.sum(1, keepdim=True)  # of each eigenvalue and all smaller ones
-        used = (resolved & (cumulative_share > 1.0 - self.share)).to(z.dtype)
+        rest, up_to_it = (1.0 - self.share) * summands.sum(1, keepdim=True), summands.cumsum(1)
+        used = resolved & (up_to_it > rest if self.keeps_crossing else up_to_it - summands >= rest)
+        used[:, -1] = True
         # at the samples psi_j is sqrt(M) u_j, so all factors of M cancel
         beta = -(vectors.transpose(1, 2) @ _summed_gradients(kernel, z, width)) / values.unsqueeze(-1)  # (B, J, D)
-        return vectors @ (used.unsqueeze(-1) * beta)
+        return vectors @ (used.to(beta).unsqueeze(-1) * beta)
 
 
 def _kernel_and_width(z: Tensor) -> tuple[Tensor, Tensor]:

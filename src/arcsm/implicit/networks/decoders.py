@@ -105,10 +105,10 @@ class GaussianImageDecoder(Decoder):
         return -0.5 * residual.square().sum(-1) - constant
 
     def mean(self, z: Tensor) -> Tensor:
-        hidden = F.softplus(self.dense(z.reshape(-1, z.shape[-1]))).unflatten(-1, self.start)
+        hidden = F.relu(self.dense(z.reshape(-1, z.shape[-1]))).unflatten(-1, self.start)
         for index, layer in enumerate(self.layers):
             hidden = layer(hidden)
-            hidden = F.softplus(hidden) if index < len(self.layers) - 1 else torch.tanh(hidden)
+            hidden = F.relu(hidden) if index < len(self.layers) - 1 else torch.tanh(hidden)
         return hidden.reshape(*z.shape[:-1], self.features)
 
     def sample(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:

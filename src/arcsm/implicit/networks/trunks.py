@@ -82,6 +82,8 @@ class ConvolutionalTrunk(Trunk):
     Arguments:
         image_shape: Channels, height and width of the image; every layer must be able to halve height and width.
         channels: Channels of each layer.
+        smooth: Whether activations are softplus in place of ReLU, as a score network needs, whose derivative is
+            learned.
 
     Example:
         >>> ConvolutionalTrunk((3, 16, 16), (4, 8), extra_features=2)(torch.zeros(3, 768), torch.zeros(3, 5, 2)).shape
@@ -89,9 +91,14 @@ class ConvolutionalTrunk(Trunk):
     """
 
     def __init__(
-        self, image_shape: Sequence[int], channels: Sequence[int] = (64, 128, 256, 512), extra_features: int = 0
+        self,
+        image_shape: Sequence[int],
+        channels: Sequence[int] = (64, 128, 256, 512),
+        extra_features: int = 0,
+        smooth: bool = False,
     ) -> None:
         super().__init__()
+        self.activation = F.softplus if smooth else F.relu
         self.image_shape = whole_numbers("image_shape", image_shape)
         self.out_features, self.extra_features = _DENSE_FEATURES, extra_features
         height, width = downscaled(self.image_shape, len(channels))
@@ -111,10 +118,10 @@ class ConvolutionalTrunk(Trunk):
             channel = self.to_channel(extra).reshape(-1, 1, *self.image_shape[1:])  # (B * K, 1, H, W)
             from_extra = self.of_channel(channel).unflatten(0, extra.shape[:2])
             hidden, rows = (hidden.unsqueeze(1) + from_extra).flatten(0, 1), extra.shape[:2]
-        hidden = F.softplus(hidden)
+        hidden = self.activation(hidden)
         for layer in self.rest:
-            hidden = F.softplus(layer(hidden))
-        return F.softplus(self.dense(hidden.flatten(1))).unflatten(0, rows)
+            hidden = self.activation(layer(hidden))
+        return self.activation(self.dense(hidden.flatten(1))).unflatten(0, rows)
 
 
 def downscaled(image_shape: Sequence[int], layers: int) -> tuple[int, int]:

@@ -55,11 +55,11 @@ class VAEConfig(BaseModel):
             raise ValueError(f"latents: {self.latents} with {self.units} units each are too many")
         return self
 
-    def trunk(self, image_shape: Sequence[int], extra_features: int = 0) -> Trunk:
-        """Build a network of images and extra features, as used by the encoder and the scores of latents."""
+    def trunk(self, image_shape: Sequence[int], extra_features: int = 0, smooth: bool = False) -> Trunk:
+        """Build a network of images and extra features: of the encoder or, if ``smooth``, of the scores of latents."""
         if self.networks == "dense":
             return DenseTrunk(math.prod(image_shape), self.hidden_features, extra_features)
-        return ConvolutionalTrunk(image_shape, self.channels, extra_features)
+        return ConvolutionalTrunk(image_shape, self.channels, extra_features, smooth)
 
     def build(self, metadata: Mapping[str, Any]) -> "VAE":
         """Build an autoencoder with fresh weights for images with the metadata's ``image_shape`` and ``levels``."""
@@ -149,10 +149,13 @@ class VAE(nn.Module):
         check_size("sample", n=n)
         return normal_like(next(self.parameters()).new_empty(n, self.latents), generator)
 
+    def log_prior(self, z: Tensor) -> Tensor:
+        """Return :math:`\\log p(z)` in nats, ``(B, K)``."""
+        return -0.5 * (z.square().sum(-1) + self.latents * math.log(2.0 * math.pi))
+
     def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
         """Return :math:`\\log p_\\theta(x, z)` in nats, ``(B, K)``."""
-        log_prior = -0.5 * (z.square().sum(-1) + self.latents * math.log(2.0 * math.pi))
-        return self.decoder.log_prob(x, z) + log_prior
+        return self.decoder.log_prob(x, z) + self.log_prior(z)
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:

@@ -43,6 +43,8 @@ class VAETrainConfig(BaseModel):
         entropy_weight: Weight of the entropy in the objective; 1 is the evidence lower bound.
         particles: Samples per input for the kernels of ``"stein"`` and ``"spectral"``; the decoder uses one of them.
             (The code that the paper builds on uses 100 for digits and 20 for faces.)
+        keeps_crossing: Whether ``"spectral"`` uses one eigenvalue more than the authors' code; see
+            :class:`~arcsm.implicit.Spectral`.
         slices: Projections per sample, for ``"ssm"`` and ``"ssm-ar"``.
         score_hidden: Units of the hidden layers of the score network, or of its context network if it has one.
         context_features: Context features of each latent, for ``"csm"`` and ``"ssm-ar"``.
@@ -71,6 +73,7 @@ class VAETrainConfig(BaseModel):
     warm_start: int = Field(0, ge=0)
     entropy_weight: float = Field(1.0, ge=0)
     particles: int = Field(20, ge=2)
+    keeps_crossing: bool = True
     slices: int = Field(1, ge=1)
     score_hidden: tuple[Width, ...] = Field((256, 256), min_length=1)
     context_features: int = Field(8, ge=1)

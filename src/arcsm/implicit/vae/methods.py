@@ -74,14 +74,16 @@ def _conditional_moments(encoder: AutoregressiveEncoder, z: Tensor, features: Te
 def _scores(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
     method = config.method
     if method in ("stein", "spectral"):
-        return Stein() if method == "stein" else Spectral()
+        return Stein() if method == "stein" else Spectral(keeps_crossing=config.keeps_crossing)
     rate = config.score_learning_rate or (2e-4 if method == "csm" else config.learning_rate)
     if method == "ssm":
         if config.whitened and isinstance(vae.encoder, LocationScaleEncoder):
             network = ScoreNetwork(vae.latents, vae.encoder.trunk.out_features, config.score_hidden)
         else:
             parts = vae.parts.model_copy(update={"hidden_features": config.score_hidden})
-            network = ScoreNetwork(vae.latents, trunk=parts.trunk(vae.metadata["image_shape"], vae.latents))
+            network = ScoreNetwork(
+                vae.latents, trunk=parts.trunk(vae.metadata["image_shape"], vae.latents, smooth=True)
+            )
         return JointScore(network.to(vae.device), rate, config.slices)
     if not isinstance(vae.encoder, AutoregressiveEncoder):
         raise ValueError(f"train.method: {method} needs an autoregressive encoder, got {vae.parts.encoder}")
@@ -89,7 +91,7 @@ def _scores(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
     if config.whitened:
         condition_features = vae.encoder.trunk.out_features
     elif vae.parts.networks == "convolutional":
-        embed = vae.parts.trunk(vae.metadata["image_shape"]).to(vae.device)
+        embed = vae.parts.trunk(vae.metadata["image_shape"], smooth=True).to(vae.device)
         condition_features = embed.out_features
     made = MADE(vae.latents, config.context_features, config.score_hidden, condition_features=condition_features)
     noise = None if config.score_noise is None else NoiseLadder(**config.score_noise.model_dump())

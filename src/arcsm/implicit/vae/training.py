@@ -182,7 +182,7 @@ class VAETask(TrainingTask):
         x, state, seen = self._batch(generator)
         self._update_scores(state, seen, self.config.score_steps, generator)
         z = self.vae.draw(state, self.particles, generator)
-        energy = -self.vae.log_joint(x, z[:, :1]).mean()
+        energy = -self.vae.decoder.log_prob(x, z[:, :1]).mean() - self.vae.log_prior(z).mean()
         if self.config.centred:  # no gradient of the entropy reaches the locations
             location = state[0].unsqueeze(1)
             z = z - (location - location.detach())
