@@ -50,6 +50,7 @@ NORMALISED_HEADS: dict[str, Callable[[], NormalisedHead]] = {
 HEADS: dict[str, Callable[[], Head]] = {
     **{f"score-{i}": lambda arguments=arguments: score_head(**arguments) for i, arguments in enumerate(SCORE_HEADS)},
     "plain": _seeded(lambda: PlainScoreHead(3, (8, 6))),
+    "plain, tanh": _seeded(lambda: PlainScoreHead(3, (8, 6), "tanh")),
     **NORMALISED_HEADS,
 }
 

@@ -63,6 +63,7 @@ HEADS: dict[str, Callable[[], arcsm.Head]] = {
     "ScoreHead": lambda: ScoreHead(3, (8, 8)),
     "ScoreHead, sinusoids, residual": lambda: ScoreHead(3, (8, 8), 3, 5.0, residual=True, data_std=0.5),
     "PlainScoreHead": lambda: PlainScoreHead(3, (8, 8)),
+    "PlainScoreHead, tanh": lambda: PlainScoreHead(3, (8,), "tanh"),
     "GaussianHead": lambda: GaussianHead(3),
     "LogisticMixtureHead": lambda: LogisticMixtureHead(3, 4),
     "SplineHead": lambda: SplineHead(3, 4),

@@ -58,6 +58,8 @@ OURS: Mapping[str, tuple[str, ...]] = {
     "csm, whitened": (_WHITENED, _RATE),
     "csm, whitened, centred": (_WHITENED, _CENTRED, _RATE),
     "csm, rate of the others": (_RATE,),
+    "csm, plain": ("train.plain_scores=true",),
+    "csm, plain, rate of the others": ("train.plain_scores=true", _RATE),
     "csm, 5 score steps": ("train.score_steps=5",),
     "csm, warm start": ("train.warm_start=2000",),
     "csm, centred": (_CENTRED,),
@@ -81,6 +83,7 @@ _ELBO_SAMPLES = 10  # latents of each digit
 _ADDED_SETTINGS: Mapping[str, Any] = {
     "entropy_weight": 1.0,
     "keeps_crossing": True,
+    "plain_scores": False,
 }  # absent from older runs, with their defaults
 
 #: Settings that each measure depends on.

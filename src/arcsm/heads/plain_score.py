@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +22,13 @@ class PlainScoreHead(Head):
     where training does not see them. So the normaliser may be infinite (paper, Definition 1, condition 2): a model
     with this head draws samples by Langevin dynamics and has no likelihood, as in the paper.
 
-    The paper does not say how the network knows the noise level; here its logarithm is one more input. Activations are
-    :math:`z / (1 + e^{-z})`, which has the second derivative that composite score matching needs.
+    The paper does not say how the network knows the noise level; here its logarithm is one more input.
 
     Arguments:
         context_features: Size :math:`C` of the contexts.
         hidden_features: Units of each hidden layer, at least one layer.
+        activation: ``"silu"``, :math:`z / (1 + e^{-z})`, or ``"tanh"``. Composite score matching learns nothing from
+            functions without a second derivative.
 
     Raises:
         ValueError: If a size is below one.
@@ -38,14 +40,21 @@ class PlainScoreHead(Head):
         (torch.Size([5]), torch.Size([5]))
     """
 
-    def __init__(self, context_features: int = 16, hidden_features: Sequence[int] = (64,)) -> None:
+    def __init__(
+        self,
+        context_features: int = 16,
+        hidden_features: Sequence[int] = (64,),
+        activation: Literal["silu", "tanh"] = "silu",
+    ) -> None:
         super().__init__()
         hidden_features = whole_numbers("hidden_features", hidden_features)
         check_size("PlainScoreHead", context_features=context_features)
         if not hidden_features:
             raise ValueError("hidden_features: expected at least one layer, got ()")
         check_layers("PlainScoreHead", context_features + 2, hidden_features, 1)
-        self.context_features, self.hidden_features = context_features, hidden_features
+        if activation not in ("silu", "tanh"):
+            raise ValueError(f'activation: expected "silu" or "tanh", got {activation!r:.60}')
+        self.context_features, self.hidden_features, self.activation = context_features, hidden_features, activation
         self.first = nn.Linear(context_features + 2, hidden_features[0])  # of the context, the value and the level
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise((*hidden_features, 1)))
 
@@ -61,8 +70,13 @@ class PlainScoreHead(Head):
             z = z + level.unsqueeze(-1) * of_level
         dz = of_value.expand_as(z)
         for layer in (layer for layer in self.layers if isinstance(layer, nn.Linear)):
-            gate = torch.sigmoid(z)
-            h = z * gate
-            dh = dz * (gate + h * (1.0 - gate))
+            if self.activation == "tanh":
+                h = torch.tanh(z)
+                slope = 1.0 - h.square()
+            else:
+                gate = torch.sigmoid(z)
+                h = z * gate
+                slope = gate + h * (1.0 - gate)
+            dh = dz * slope
             z, dz = layer(h), F.linear(dh, layer.weight)
         return z[..., 0], dz[..., 0]

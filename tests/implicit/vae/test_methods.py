@@ -32,6 +32,11 @@ from small_vaes import IMAGES, image_rows, vae_config, vae_for
             {"encoder": "autoregressive", "whitened": "conditionals"},
             "whitened: conditionals are for csm and ssm-ar, got ssm",
         ),
+        (
+            "ssm",
+            {"encoder": "implicit", "plain_scores": True},
+            "plain_scores: expected false for ssm, which has no head",
+        ),
         ("ssm", {"encoder": "implicit", "centred": True}, "centred: expected an autoregressive encoder"),
         ("stein", {"encoder": "implicit", "warm_start": 1}, "warm_start: expected 0 for stein, which learns no scores"),
     ],

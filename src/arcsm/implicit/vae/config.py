@@ -49,6 +49,8 @@ class VAETrainConfig(BaseModel):
         score_hidden: Units of the hidden layers of the score network, or of its context network if it has one.
         context_features: Context features of each latent, for ``"csm"`` and ``"ssm-ar"``.
         head_hidden: Units of the hidden layers of their head.
+        plain_scores: Whether their head is a :class:`~arcsm.PlainScoreHead` with tanh in place of a
+            :class:`~arcsm.ScoreHead`.
         centred: Keep the entropy gradient from the locations :math:`m(x)`. The entropy does not depend on them, so all
             that would reach them is noise and errors of the scores. For autoregressive encoders.
         whitened: Learn the scores in the units of the encoder (:class:`~arcsm.implicit.EncoderUnits`) and from its
@@ -78,6 +80,7 @@ class VAETrainConfig(BaseModel):
     score_hidden: tuple[Width, ...] = Field((256, 256), min_length=1)
     context_features: int = Field(8, ge=1)
     head_hidden: tuple[Width, ...] = Field((32, 32), min_length=1)
+    plain_scores: bool = False
     centred: bool = False
     whitened: bool | Literal["conditionals"] = False
     score_noise: ScoreNoise | None = None

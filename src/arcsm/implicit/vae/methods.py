@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor
 
 from arcsm.contexts import MADE
-from arcsm.heads import ScoreHead
+from arcsm.heads import Head, PlainScoreHead, ScoreHead
 from arcsm.implicit.entropy.gradients import ConditionalUnits, EncoderUnits, EntropyGradient, GaussianEntropy
 from arcsm.implicit.entropy.kernels import Spectral, Stein
 from arcsm.implicit.entropy.learned import AutoregressiveScore, JointScore, ScoreNetwork
@@ -38,6 +38,8 @@ def build_estimator(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
         raise ValueError(f"train.warm_start: expected 0 for {method}, which learns no scores")
     if isinstance(encoder, GaussianEncoder):
         return GaussianEntropy(encoder.location_scale)
+    if config.plain_scores and method not in ("csm", "ssm-ar"):
+        raise ValueError(f"train.plain_scores: expected false for {method}, which has no head")
     for name, default in (("mix", 1.0), ("score_noise", None)):
         if method != "csm" and getattr(config, name) != default:
             raise ValueError(f"train.{name}: expected {default} for {method}, got {getattr(config, name)}")
@@ -95,7 +97,11 @@ def _scores(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
         condition_features = embed.out_features
     made = MADE(vae.latents, config.context_features, config.score_hidden, condition_features=condition_features)
     noise = None if config.score_noise is None else NoiseLadder(**config.score_noise.model_dump())
-    head = ScoreHead(config.context_features, config.head_hidden, data_std=1.0 if config.whitened else _TAIL_STD)
+    head: Head
+    if config.plain_scores:
+        head = PlainScoreHead(config.context_features, config.head_hidden, "tanh")
+    else:
+        head = ScoreHead(config.context_features, config.head_hidden, data_std=1.0 if config.whitened else _TAIL_STD)
     model = AutoregressiveModel(made, head, noise).to(vae.device)
     objective: Literal["csm", "ssm"] = "csm" if method == "csm" else "ssm"
     return AutoregressiveScore(model, objective, rate, config.mix, config.slices, embed)
