@@ -60,6 +60,8 @@ OURS: Mapping[str, tuple[str, ...]] = {
     "csm, rate of the others": (_RATE,),
     "csm, plain": ("train.plain_scores=true",),
     "csm, plain, rate of the others": ("train.plain_scores=true", _RATE),
+    "csm, masked encoder": ("model.encoder=masked",),
+    "csm, plain, masked encoder": ("model.encoder=masked", "train.plain_scores=true"),
     "csm, 5 score steps": ("train.score_steps=5",),
     "csm, warm start": ("train.warm_start=2000",),
     "csm, centred": (_CENTRED,),

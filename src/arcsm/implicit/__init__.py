@@ -47,6 +47,7 @@ from arcsm.implicit.networks.encoders import (
     GaussianEncoder,
     ImplicitEncoder,
     LocationScaleEncoder,
+    MaskedEncoder,
 )
 from arcsm.implicit.networks.trunks import ConvolutionalTrunk, DenseTrunk, Trunk
 from arcsm.implicit.networks.vae import VAE, VAEConfig, load_vae, save_vae
@@ -57,7 +58,7 @@ __all__ = [
     "VAE", "Annealing", "AutoregressiveEncoder", "AutoregressiveScore", "BernoulliDecoder", "ConditionalUnits",
     "ConvolutionalTrunk", "Decoder", "DenseTrunk", "Encoder", "EncoderUnits", "EntropyGradient", "GaussianEncoder",
     "GaussianEntropy", "GaussianImageDecoder", "ImplicitEncoder", "JointScore", "LocationScaleEncoder",
-    "NonFiniteError", "Proposal", "RescaledEntropy", "ScoreNetwork", "Spectral", "Stein", "Trunk", "VAEConfig",
-    "VAETrainConfig", "annealed_bound", "annealed_upper_bound", "bidirectional_bounds", "bounds", "elbo",
+    "MaskedEncoder", "NonFiniteError", "Proposal", "RescaledEntropy", "ScoreNetwork", "Spectral", "Stein", "Trunk",
+    "VAEConfig", "VAETrainConfig", "annealed_bound", "annealed_upper_bound", "bidirectional_bounds", "bounds", "elbo",
     "fit_proposal", "fit_vae", "importance_bound", "load_vae", "save_vae",
 ]  # fmt: skip

@@ -10,14 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from arcsm.implicit import AutoregressiveEncoder, DenseTrunk, Encoder, GaussianEncoder, ImplicitEncoder
+from arcsm.implicit import AutoregressiveEncoder, DenseTrunk, Encoder, GaussianEncoder, ImplicitEncoder, MaskedEncoder
 from small_vaes import FLOAT64, autoregressive_encoder, normal
 
 
 def encoders() -> list[Encoder]:
     torch.manual_seed(0)
     trunk = DenseTrunk(5, (8,))
-    return [GaussianEncoder(trunk, 3), AutoregressiveEncoder(trunk, 3), ImplicitEncoder(DenseTrunk(5, (8,), 3), 3)]
+    implicit = ImplicitEncoder(DenseTrunk(5, (8,), 3), 3)
+    return [GaussianEncoder(trunk, 3), AutoregressiveEncoder(trunk, 3), implicit, MaskedEncoder(DenseTrunk(5, (8,)), 3)]
 
 
 @pytest.mark.parametrize("encoder", encoders())
@@ -26,6 +27,20 @@ def test_gradient_reaches_every_weight(encoder: Encoder) -> None:
     for name, weight in encoder.named_parameters():
         assert weight.grad is not None, name
         assert bool((weight.grad != 0).any()), name
+
+
+def test_a_masked_encoder_maps_earlier_and_own_noise_to_each_latent() -> None:
+    torch.manual_seed(0)
+    encoder, x = MaskedEncoder(DenseTrunk(5, (8,)), 4).double(), normal(1, 5)
+    noise = normal(4, seed=1)
+
+    def latents(values: Tensor) -> Tensor:
+        return encoder(x, values.view(1, 1, 4)).flatten()
+
+    slopes = torch.autograd.functional.jacobian(latents, noise)  # (latent, noise)
+    assert torch.equal(slopes != 0.0, torch.ones(4, 4).tril().bool())
+    several = encoder(x.expand(2, 5), torch.stack([noise, -noise]).view(1, 2, 4).expand(2, 2, 4))
+    torch.testing.assert_close(several[1, 1], latents(-noise))
 
 
 def test_later_latents_depend_on_noise_through_earlier_latents_only() -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
+import torch
 
-from arcsm.implicit import EntropyGradient, VAEConfig, VAETrainConfig, fit_vae
+from arcsm.implicit import EntropyGradient, VAEConfig, VAETrainConfig, fit_vae, load_vae, save_vae
 from arcsm.implicit.vae.methods import build_estimator
 from arcsm.implicit.vae.training import VAETask
 from arcsm.training.run_config import apply_change
-from small_vaes import IMAGES, image_rows, vae_config, vae_for
+from small_vaes import IMAGES, image_rows, seeded, small_vae, vae_config, vae_for
 
 
 @pytest.mark.parametrize(
@@ -72,3 +74,21 @@ def test_suggested_remedies_are_valid_settings(method: str, changes: dict[str, o
         apply_change(tree, change)
     changed = VAEConfig(**tree["model"]).build(IMAGES)
     assert isinstance(build_estimator(changed, VAETrainConfig(**tree["train"])), EntropyGradient)
+
+
+@pytest.mark.parametrize("method", ["csm", "ssm-ar", "ssm", "stein"])
+def test_a_masked_encoder_is_trained_saved_and_loaded(method: str, tmp_path: Path) -> None:
+    vae = small_vae("masked")
+    before = vae.encode(image_rows(3), 2, seeded())
+    plain = {"plain_scores": True} if method in ("csm", "ssm-ar") else {}
+    result = fit_vae(vae, image_rows(40), image_rows(10), vae_config(method, **plain))
+    assert result.steps == 6
+    after = vae.encode(image_rows(3), 2, seeded())
+    assert not torch.equal(before, after)
+    save_vae(vae, tmp_path / "vae.safetensors")
+    torch.testing.assert_close(load_vae(tmp_path / "vae.safetensors").encode(image_rows(3), 2, seeded()), after)
+
+
+def test_a_masked_encoder_has_no_units_of_its_own() -> None:
+    with pytest.raises(ValueError, match="whitened: expected an encoder with units of its own"):
+        fit_vae(small_vae("masked"), image_rows(20), image_rows(5), vae_config("csm", whitened=True))

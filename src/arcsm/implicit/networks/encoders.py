@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from arcsm.contexts import MADE
 from arcsm.implicit.networks.autoregressive_map import autoregressive_map, conditional_moments
 from arcsm.implicit.networks.folded_density import log_density
 from arcsm.implicit.networks.trunks import Trunk
@@ -171,6 +172,40 @@ class AutoregressiveEncoder(LocationScaleEncoder):
         weights = self.of_noise, self.of_latents, self.output
         mean, variance = conditional_moments(_from_input(precomputed, z), u, *weights)
         return location + log_scale.exp() * mean.view_as(z), log_scale + 0.5 * torch.log(variance.view_as(z))
+
+
+class MaskedEncoder(Encoder):
+    """A masked perceptron of the input and the noise, :math:`z_d = g_d(\\epsilon_{\\le d}, x)` (paper, Appendix D.2).
+
+    A :class:`~arcsm.MADE` of the noise, conditioned on the trunk's features, gives the contexts :math:`c_d`, which
+    depend on :math:`\\epsilon_{<d}` and :math:`x`. The last hidden layer has ``units`` for each latent:
+
+    .. math:: z_d = w_d^\\top \\tanh(c_d + v_d \\epsilon_d) + b_d
+
+    Unlike :class:`AutoregressiveEncoder` it has neither units of its own nor a tractable density.
+
+    Example:
+        >>> from arcsm.implicit import DenseTrunk
+        >>> encoder = MaskedEncoder(DenseTrunk(5, (16,)), latents=3)
+        >>> encoder(torch.zeros(2, 5), torch.randn(2, 7, 3)).shape
+        torch.Size([2, 7, 3])
+    """
+
+    def __init__(self, trunk: Trunk, latents: int, units: int = 32) -> None:
+        super().__init__()
+        self.trunk, self.latents, self.units = trunk, latents, units
+        self.contexts = MADE(latents, units, (trunk.out_features,), condition_features=trunk.out_features)
+        self.of_noise = nn.Parameter(torch.empty(latents, units).uniform_(-1.0, 1.0))  # v
+        self.output = nn.Parameter(torch.empty(latents, units).uniform_(-1.0, 1.0) / math.sqrt(units))  # w
+        self.bias = nn.Parameter(torch.zeros(latents))
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.trunk(x)  # type: ignore[no-any-return]
+
+    def draw(self, precomputed: tuple[Tensor, ...], noise: Tensor) -> Tensor:
+        condition = precomputed[0].repeat_interleave(noise.shape[1], 0)
+        contexts = self.contexts(noise.flatten(0, 1), condition).view(*noise.shape, self.units)
+        return (torch.tanh(contexts + noise.unsqueeze(-1) * self.of_noise) * self.output).sum(-1) + self.bias
 
 
 def _to_latents(precomputed: tuple[Tensor, ...], u: Tensor) -> Tensor:

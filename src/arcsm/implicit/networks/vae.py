@@ -15,7 +15,13 @@ from arcsm._runtime.random import normal_like, uniform_like
 from arcsm._runtime.sizes import check_size
 from arcsm.data.metadata import check_metadata, grey_levels
 from arcsm.implicit.networks.decoders import BernoulliDecoder, Decoder, GaussianImageDecoder
-from arcsm.implicit.networks.encoders import AutoregressiveEncoder, Encoder, GaussianEncoder, ImplicitEncoder
+from arcsm.implicit.networks.encoders import (
+    AutoregressiveEncoder,
+    Encoder,
+    GaussianEncoder,
+    ImplicitEncoder,
+    MaskedEncoder,
+)
 from arcsm.implicit.networks.trunks import ConvolutionalTrunk, DenseTrunk, Trunk
 from arcsm.registry import configuration_errors
 from arcsm.training.run_config import first_error
@@ -31,18 +37,19 @@ class VAEConfig(BaseModel):
     """The architecture of an autoencoder.
 
     Attributes:
-        encoder: ``"gaussian"`` (explicit), ``"implicit"`` (a network of input and noise) or ``"autoregressive"``.
+        encoder: ``"gaussian"`` (explicit), ``"implicit"`` (a network of input and noise), ``"autoregressive"`` or
+            ``"masked"`` (autoregressive, too: a masked perceptron of input and noise).
         networks: ``"dense"`` with a Bernoulli decoder, for images that are binarised anew in every batch; or
             ``"convolutional"`` with a Gaussian decoder.
         latents: Size of the latents.
         hidden_features: Units of the hidden layers of dense networks.
         channels: Channels of the layers of convolutional networks.
-        units: Hidden units of each latent of an autoregressive encoder.
+        units: Hidden units of each latent of an autoregressive or masked encoder.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    encoder: Literal["gaussian", "implicit", "autoregressive"] = "autoregressive"
+    encoder: Literal["gaussian", "implicit", "autoregressive", "masked"] = "autoregressive"
     networks: Literal["dense", "convolutional"] = "dense"
     latents: int = Field(8, ge=1, le=4096)
     hidden_features: tuple[Width, ...] = Field((256, 256), min_length=1, max_length=64)
@@ -73,6 +80,8 @@ class VAEConfig(BaseModel):
             encoder = ImplicitEncoder(self.trunk(shape, self.latents), self.latents)
         elif self.encoder == "gaussian":
             encoder = GaussianEncoder(self.trunk(shape), self.latents)
+        elif self.encoder == "masked":
+            encoder = MaskedEncoder(self.trunk(shape), self.latents, self.units)
         else:
             encoder = AutoregressiveEncoder(self.trunk(shape), self.latents, self.units)
         decoder: Decoder

@@ -32,7 +32,7 @@ class VAETrainConfig(BaseModel):
 
     Attributes:
         method: Estimator of the entropy gradient: ``"elbo"`` for Gaussian encoders, which need it; ``"csm"`` and
-            ``"ssm-ar"`` for autoregressive encoders; the others for implicit and autoregressive ones.
+            ``"ssm-ar"`` for autoregressive and masked encoders; the others for implicit ones, too.
         steps: Steps of the autoencoder.
         batch_size: Images per step.
         learning_rate: Learning rate of RMSProp (paper, Appendix D.4: 1e-3 on MNIST, 1e-4 on faces).

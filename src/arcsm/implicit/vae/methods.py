@@ -10,7 +10,12 @@ from arcsm.heads import Head, PlainScoreHead, ScoreHead
 from arcsm.implicit.entropy.gradients import ConditionalUnits, EncoderUnits, EntropyGradient, GaussianEntropy
 from arcsm.implicit.entropy.kernels import Spectral, Stein
 from arcsm.implicit.entropy.learned import AutoregressiveScore, JointScore, ScoreNetwork
-from arcsm.implicit.networks.encoders import AutoregressiveEncoder, GaussianEncoder, LocationScaleEncoder
+from arcsm.implicit.networks.encoders import (
+    AutoregressiveEncoder,
+    GaussianEncoder,
+    LocationScaleEncoder,
+    MaskedEncoder,
+)
 from arcsm.implicit.networks.vae import VAE
 from arcsm.implicit.vae.config import VAETrainConfig
 from arcsm.model import AutoregressiveModel
@@ -87,7 +92,7 @@ def _scores(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
                 vae.latents, trunk=parts.trunk(vae.metadata["image_shape"], vae.latents, smooth=True)
             )
         return JointScore(network.to(vae.device), rate, config.slices)
-    if not isinstance(vae.encoder, AutoregressiveEncoder):
+    if not isinstance(vae.encoder, AutoregressiveEncoder | MaskedEncoder):
         raise ValueError(f"train.method: {method} needs an autoregressive encoder, got {vae.parts.encoder}")
     embed, condition_features = None, vae.features
     if config.whitened:
