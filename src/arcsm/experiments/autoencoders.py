@@ -228,6 +228,7 @@ def _training_summary(run: Study[Table2], cell: Autoencoder) -> Result:
         "validation": last["valid"],
         "weights": parameter_count(_load_vae(run, cell)),
         "curve": [[row["step"], row["valid"]] for row in history],
+        "pressures": [[row["step"], row["pressure"]] for row in history],
     }
 
 

@@ -20,6 +20,7 @@ from arcsm.experiments import autoencoders
 from arcsm.experiments.autoencoders import ENCODERS, FACES, MNIST, OURS, Autoencoder, Table2
 from arcsm.experiments.base import Preset, Result, Study, check_names, study
 from arcsm.experiments.comparisons import compare_with_best, mean_and_sd, summarise_rows
+from arcsm.reports.plots import as_png, column_panels
 
 #: The paper's Table 2: nats of MNIST by annealing with 8 and 16 latents, FID of CelebA.
 QUOTED: Mapping[str, tuple[float, float, float]] = {
@@ -110,6 +111,7 @@ def body(run: Study[Table2]) -> Result:
         "diverged": diverged,
         "quoted": {method: list(values) for method, values in QUOTED.items() if method in settings.methods},
         "figure": run.figure(_figure(run, columns, grids)),
+        "pressures": run.picture("pressures", as_png(_pressure_figure(columns))),
     }
 
 
@@ -187,6 +189,20 @@ def _figure(run: Study[Table2], columns: Mapping[str, Result], grids: Mapping[An
                 (text,) = grid.values()
                 picture = open_image(BytesIO(base64.b64decode(text)))
                 axes.imshow(np.asarray(picture.convert("RGB")), interpolation="nearest")
+    return figure
+
+
+def _pressure_figure(columns: Mapping[str, Result]) -> Figure:
+    """Return the pressure of each method during training: estimated over true entropy gradient, which should be one."""
+    figure, panels = column_panels(list(columns), 4.4, 3.2)
+    for axes, column in zip(panels, columns.values(), strict=True):
+        curves = {method: row["pressures"] for method, row in column["methods"].items() if "pressures" in row}
+        for method, curve in curves.items():
+            axes.plot(*np.array(curve, dtype=float).T, "o-", markersize=2, linewidth=1.0, label=method)
+        axes.set(xscale="log", xlabel="step")
+        axes.set_ylim(-0.05, 1.5)
+        if curves:
+            axes.legend(frameon=False, fontsize=6)
     return figure
 
 
