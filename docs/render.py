@@ -162,7 +162,9 @@ def render(known: Records) -> dict[str, str]:
         items.append({"name": name, "title": module.title, "shows": module.shows, "parts": parts,
                       "short": " ".join(str(module.short()).split())})  # fmt: skip
     missing = [name for name in EXPERIMENTS if name not in known]
-    index = environment.get_template("index.md.j2").render(items=items, missing=missing)
+    if {"sampling-cost", "orders"} <= known.keys():
+        pages["beyond.md"] = wrap(environment.get_template("beyond.md.j2").render(results=known))
+    index = environment.get_template("index.md.j2").render(items=items, missing=missing, beyond="beyond.md" in pages)
     return {"index.md": wrap(index), **pages}
 
 
