@@ -199,6 +199,18 @@ def test_encoders_with_a_density_have_a_lower_bound(tmp_path: Path) -> None:
     assert "negative_elbo" not in rows["stein"]
 
 
+def test_rows_with_masked_encoders_and_other_estimators_are_measured(tmp_path: Path) -> None:
+    methods = ("csm, plain, masked encoder", "ssm, autoregressive encoder", "spectral", "spectral, one more eigenvalue")
+    rows = rows_of(reproduce("table2-mnist", tmp_path, f"methods={json.dumps(methods)}"))
+    assert rows.keys() == set(methods)
+    assert "negative_elbo" not in rows[methods[0]]  # no density
+    assert "negative_elbo" in rows[methods[1]]
+    assert rows["spectral"]["changes"] == ["train.keeps_crossing=false"]
+    assert rows[methods[3]]["changes"] == []
+    assert rows["spectral"]["particles"] == rows[methods[3]]["particles"]
+    assert all(len(row["pressures"]) >= 1 for row in rows.values())
+
+
 def test_kernels_can_use_the_autoregressive_encoder(tmp_path: Path, trained: list[VAERunConfig]) -> None:
     for encoder, methods in (("implicit", ["stein", "ssm"]), ("autoregressive", ["stein"])):
         trained.clear()

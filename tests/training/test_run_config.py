@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from arcsm.data import TOYS
+from arcsm.experiments import image_models
 from arcsm.implicit.vae.runs import VAERunConfig
 from arcsm.training import run_config
 
@@ -50,6 +51,19 @@ def test_image_presets_and_their_likelihood_partners_have_similar_sizes() -> Non
             for parsed in (by_likelihood, by_scores)
         ]
         assert abs(counts[0] - counts[1]) < 0.03 * counts[1]
+
+
+def test_partners_of_image_presets_have_their_data_network_and_noise() -> None:
+    for name in (*image_models.NAMES, image_models.CELEBA):
+        ours, *others = map(run_config.load_config, image_models.partners(name))
+        assert len(others) == (3 if "made" in name else 2)
+        for other in others:
+            assert other.data == ours.data
+            assert other.model.noise is not None
+            assert ours.model.noise is not None
+            assert other.model.noise["sigma_min"] == ours.model.noise["sigma_min"]
+            sizes = ({**parsed.model.context, "context_features": 0} for parsed in (ours, other))
+            assert next(sizes) == next(sizes)
 
 
 def test_a_written_configuration_is_read_back() -> None:

@@ -92,8 +92,8 @@ def outlier_scores(
         x: Finite rows ``(N, D)`` in data units.
         levels: Noise levels of the scores. Default: all.
         methods: How densities are normalised, as in :meth:`AutoregressiveModel.log_prob`. Default: the model's own
-            default and, unless that is in closed form, quadrature at the smallest noise. ``()`` computes no densities,
-            which cost far more than scores.
+            default and, unless that is in closed form, quadrature at the smallest noise. ``()``, the default of heads
+            without a density, computes no densities, which cost far more than scores.
 
     Warns:
         AccuracyWarning: Once a call, if some integrals missed ``tol``.
@@ -105,7 +105,9 @@ def outlier_scores(
         ['h', '|s|', '-log q, closed_form', 'PIT KS, closed_form']
     """
     sigmas = model.path() or (None,) if levels is None else tuple(map(model.sigma, levels))
-    if methods is None:
+    if methods is None and not model.head.has_density:
+        methods = ()
+    elif methods is None:
         default = choose_method(model.head, model.path(), None)
         methods = (default, "quadrature") if default == "flow" else (default,)
     chosen = [choose_method(model.head, model.path(), method) for method in methods]

@@ -79,6 +79,7 @@ OURS: Mapping[str, tuple[str, ...]] = {
     "spectral, one more eigenvalue": (),
 }
 MNIST, FACES = "vae-mnist", "vae-faces"
+_REVISION = "ReLU, prior of all particles"  # of faces and of kernels, whose older runs had neither
 _BINARISATION_SEED = 101  # of the binary test digits, the same for all autoencoders
 _GRID = 64
 _ELBO_SAMPLES = 10  # latents of each digit
@@ -150,15 +151,16 @@ class Autoencoder:
         rate = load_tree(self.preset, self.shared_changes(run))["train"]["learning_rate"]
         if self.method == "csm":
             return [f"train.score_learning_rate={2.0 * rate}"] if self.preset == FACES else []
-        if self.method in _KERNELS:
-            encoder = run.settings.kernels_encoder if self.preset == FACES else ENCODERS[self.method]
-            other = [f"model.encoder={encoder}"] if encoder != ENCODERS[self.method] else []
+        base = self.method.partition(",")[0]
+        if base in _KERNELS:
+            encoder = run.settings.kernels_encoder if self.preset == FACES else ENCODERS[base]
+            other = [f"model.encoder={encoder}"] if encoder != ENCODERS[base] else []
             return [*other, *(["train.keeps_crossing=false"] if self.method == "spectral" else [])]
         return [change.replace("{rate}", str(rate)) for change in OURS.get(self.method, ())]
 
     def described(self, run: Study[Table2]) -> Result:
         config = self.config(run)
-        particles = {"particles": config.train.particles} if self.method in _KERNELS else {}
+        particles = {"particles": config.train.particles} if config.train.method in _KERNELS else {}
         channels = {"channels": list(config.model.channels)} if self.preset == FACES else {}
         return {"changes": self.changes(run), **particles, **channels}
 
@@ -168,7 +170,8 @@ class Autoencoder:
         for name, default in _ADDED_SETTINGS.items():
             if config["train"][name] == default:
                 del config["train"][name]
-        return run.work / f"{self.preset}-{digest([config, arcsm.__version__])}"
+        is_revised = self.preset == FACES or self.method.partition(",")[0] in _KERNELS
+        return run.work / f"{self.preset}-{digest([config, arcsm.__version__, *([_REVISION] if is_revised else [])])}"
 
 
 def compute_part(
@@ -295,7 +298,7 @@ def likelihood(run: Study[Table2], cell: Autoencoder) -> Result:
 
 def lower_bound(run: Study[Table2], cell: Autoencoder) -> Result:
     """Return the negative evidence lower bound of the same digits in nats, if the encoder has a density."""
-    if cell.config(run).model.encoder == "implicit":
+    if cell.config(run).model.encoder in ("implicit", "masked"):
         return {}
     vae = _load_vae(run, cell)
     x = _test_digits(run, cell, vae, run.settings.test_images)

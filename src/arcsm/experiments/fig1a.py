@@ -104,7 +104,7 @@ def _step(method: str, network: nn.Module, x: Tensor, generator: torch.Generator
 
 
 def _csm_by_autograd(model: AutoregressiveModel, x: Tensor, z: Tensor) -> Tensor:
-    """Return composite score matching (Eq. 5), with the derivatives by a second backward pass, as other methods have.
+    """Return composite score matching (Eq. 5), with the derivatives by a second backward pass, as in SM and SSM.
 
     ``z`` are the same rows as ``x``: the contexts read the latter, so derivatives by ``z`` are those of single scores.
     """

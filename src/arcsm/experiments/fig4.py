@@ -26,7 +26,6 @@ from arcsm.experiments.records import digest
 from arcsm.metrics import add_smallest_noise, bits_per_dim, mean_and_standard_error
 from arcsm.metrics.evaluations import count_evaluations
 from arcsm.metrics.frechet import Frechet
-from arcsm.model import AutoregressiveModel
 from arcsm.reports import plots
 from arcsm.reports.pictures import to_pixels
 from arcsm.training.log import read_metrics
@@ -75,7 +74,7 @@ def body(run: Study[Fig4]) -> Result:
 
     def compute(part: str, function: Callable[[Study[Fig4], str], Result]) -> dict[str, Result]:
         cells = {name: f"{part} {name}" for name in names}
-        basis = {cell: folders[name] for name, cell in cells.items()}
+        basis = {cell: [folders[name], _drawing_options(run, name)] for name, cell in cells.items()}
         return run.compute_all({cell: partial(function, run, name) for name, cell in cells.items()}, basis)
 
     drawn, measured = compute("draw", _draw), compute("measure", _measure)
@@ -111,20 +110,24 @@ def _samplers(name: str) -> list[str]:
     return ["langevin"] if name.endswith(image_models.PAPER) else list(SAMPLERS)
 
 
-def _options(run: Study[Fig4], model: AutoregressiveModel, sampler: str) -> dict[str, Any]:
+def _options(run: Study[Fig4], name: str, sampler: str) -> dict[str, Any]:
     """Return the arguments of ``model.sample`` for a sampler; Langevin dynamics have the paper's steps."""
-    steps = run.settings.langevin_steps[model.metadata["image_shape"][0] == 3]
+    steps = run.settings.langevin_steps[not name.startswith("mnist")]
     return {**SAMPLERS[sampler], **({"sampler_options": {"steps": steps}} if sampler == "langevin" else {})}
+
+
+def _drawing_options(run: Study[Fig4], name: str) -> dict[str, Any]:
+    """Return the arguments of ``model.sample`` for the samples that are shown and measured."""
+    if name.endswith(image_models.LIKELIHOODS):
+        return {"sampler": "inverse_cdf"}
+    return _options(run, name, "langevin") if name.endswith(image_models.PAPER) else {"sampler": "fast_flow"}
 
 
 def _draw(run: Study[Fig4], name: str) -> Result:
     """Draw samples without the last noise, by the fast flow or by Langevin dynamics, and store them as grey values."""
     settings, model = run.settings, image_models.load_model(run, name)
     count, generator = max(settings.samples, settings.grid), run.generator(settings.first_seed, 1)
-    if name.endswith(image_models.PAPER):
-        options = _options(run, model, "langevin")
-    else:
-        options = {} if model.head.normalised else {"sampler": "fast_flow"}
+    options = _drawing_options(run, name)
     start = time.monotonic()
     rows = model.sample(
         count, generator=generator, progress=True, denoise=True, batch_size=settings.draw_at_a_time, **options
@@ -136,7 +139,7 @@ def _draw(run: Study[Fig4], name: str) -> Result:
 
 def _samples_path(run: Study[Fig4], name: str) -> Path:
     settings = run.settings
-    key = [settings.samples, settings.grid, settings.draw_at_a_time, settings.first_seed]
+    key = [settings.samples, settings.grid, settings.draw_at_a_time, settings.first_seed, _drawing_options(run, name)]
     return run.work / f"{image_models.model_folder(run, name).name}-{digest(key)}.npy"
 
 
@@ -156,7 +159,7 @@ def _measure(run: Study[Fig4], name: str) -> Result:
 
 def _compare(run: Study[Fig4], name: str, sampler: str) -> Result:
     settings, model, dataset = run.settings, image_models.load_model(run, name), image_models.load_images(run, name)
-    options = _options(run, model, sampler)
+    options = _options(run, name, sampler)
     generator = run.generator(settings.first_seed, 2)
 
     def draw(count: int) -> Tensor:

@@ -63,7 +63,7 @@ PRESETS: Mapping[Preset, Fig5] = {
 }  # fmt: skip
 
 GAUSSIAN, SALT = "Gaussian noise", "salt and pepper"
-_OWN = ", its own model"  # suffix of a method of the paper with its own score network
+_OWN = ", the paper's model"  # suffix of a method of the paper with its own score network
 TWEEDIE, LANGEVIN, MEAN = "Tweedie, one step (paper)", "Langevin (paper)", "posterior mean"
 _OURS = {GAUSSIAN: TWEEDIE, SALT: MEAN}  # compared with the filters; chosen before anything was measured
 _NOISE_PURPOSE = {"test": 11, "validation": 12}  # purposes of the methods are below ten

@@ -62,7 +62,7 @@ PRESET_CHANGES: Mapping[Preset, Mapping[str, Any]] = {
     "cpu": {"pixelcnn_changes": CPU_PIXELCNN, "made_changes": CPU_MADE},
     "paper": {"changes": LIKE_PAPER, "pixelcnn_changes": LIKE_PAPER_PIXELCNN},
 }
-_OF_OPTIMIZER = ("train.learning_rate", "train.schedule", "train.warmup_steps", "train.ema")
+_OF_OPTIMIZER = ("train.learning_rate", "train.schedule", "train.warmup_steps", "train.ema", "train.precision")
 
 
 def partners(name: str) -> tuple[str, ...]:
@@ -81,7 +81,7 @@ def score_model(name: str) -> str:
 def model_config(run: Study[Any], name: str, seed: int | None = None) -> RunConfig:
     """Return the configuration of a preset as the experiment trains it; by default with its first seed.
 
-    The paper's own model keeps its optimizer: changes are of its size and of the length of its training alone.
+    The paper's own model keeps its optimizer, in single precision: changes are of sizes and of the number of steps.
     """
     settings: ImageModels = run.settings
     network = settings.pixelcnn_changes if "pixelcnn" in name else settings.made_changes

@@ -196,11 +196,11 @@ def _pressure_figure(columns: Mapping[str, Result]) -> Figure:
     """Return the pressure of each method during training: estimated over true entropy gradient, which should be one."""
     figure, panels = column_panels(list(columns), 4.4, 3.2)
     for axes, column in zip(panels, columns.values(), strict=True):
+        axes.set_ylabel("pressure", fontsize=8)
         curves = {method: row["pressures"] for method, row in column["methods"].items() if "pressures" in row}
         for method, curve in curves.items():
             axes.plot(*np.array(curve, dtype=float).T, "o-", markersize=2, linewidth=1.0, label=method)
-        axes.set(xscale="log", xlabel="step")
-        axes.set_ylim(-0.05, 1.5)
+        axes.set(xscale="log", xlabel="step", yscale="symlog")
         if curves:
             axes.legend(frameon=False, fontsize=6)
     return figure
@@ -233,7 +233,7 @@ _PARTS: Mapping[str, tuple[str, Mapping[Preset, Table2]]] = {
     "faces": (f"faces: {_ABOUT}", _part(latents=(), seeds=1)),
     "ablation": (
         "digits, 16 latents: what makes csm better",
-        _part(_ABLATION, faces=False, seeds=1, methods=("csm", *OURS)),
+        _part(_ABLATION, faces=False, seeds=1, methods=("csm", "ssm", "spectral", *OURS)),
     ),
 }
 EXPERIMENTS = [study("table2", f"{_ABOUT} (Table 2, Figures 6 and 13 to 18)", PRESETS, body)] + [

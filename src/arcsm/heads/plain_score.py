@@ -27,8 +27,8 @@ class PlainScoreHead(Head):
     Arguments:
         context_features: Size :math:`C` of the contexts.
         hidden_features: Units of each hidden layer, at least one layer.
-        activation: ``"silu"``, :math:`z / (1 + e^{-z})`, or ``"tanh"``. Composite score matching learns nothing from
-            functions without a second derivative.
+        activation: ``"silu"``, :math:`z / (1 + e^{-z})`, or ``"tanh"``. With activations whose slope jumps, such as
+            ReLU, the gradient of composite score matching would be biased.
 
     Raises:
         ValueError: If a size is below one.

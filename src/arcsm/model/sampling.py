@@ -109,7 +109,8 @@ class Sampling(ModelParts):
             sampler: ``"probability_flow"`` (default with a ladder), ``"fast_flow"`` (nearly the same from fewer
                 evaluations), ``"inverse_cdf"`` (default of normalised heads and without a ladder), ``"langevin"`` (the
                 paper's, and the default of heads without a density), the name of a registered sampler, or a function;
-                see :mod:`arcsm.samplers`. The default of a :class:`~arcsm.MixedHead` is that of each column's head.
+                see :mod:`arcsm.samplers`. The default of a :class:`~arcsm.MixedHead` is that of each column's head, or
+                Langevin dynamics for all scores if one of them has no density.
             generator: Source of randomness, on the model's device. The same seed gives the same sample.
             condition: ``(n, F)`` or labels ``(n,)``, or one condition for all rows; for a model with both, a mapping
                 ``{"classes": labels, "vector": vectors}``.

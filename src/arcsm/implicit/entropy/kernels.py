@@ -50,7 +50,7 @@ class Spectral(EntropyGradient):
     Arguments:
         share: Fraction, in (0, 1], of the total of all eigenvalues above rounding error that the leading ones in use
             make up.
-        keeps_crossing: Whether the eigenvalue with which they cross that share is in use, too. Without it, as in the
+        keeps_crossing: Whether to use one eigenvalue more, with which they exceed that share. Without it, as in the
             authors' code, entropy gradients are too small.
     """
 
