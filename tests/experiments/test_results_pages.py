@@ -144,7 +144,7 @@ def test_pages_say_which_row_is_the_papers_own_model(renderer: Any, small_data: 
         images["metrics"]["models"][f"mnist-made{suffix}"]["frechet_distance"] for suffix in ("-mle", "-gaussian")
     ]
     assert f"than its partners in {int(distance < min(others))} of 1." in pages["fig4.md"]
-    assert "`-paper` is AR-CSM to the letter" in pages["fig4.md"]
+    assert "`-paper` is AR-CSM as in the paper" in pages["fig4.md"]
     size = plane["metrics"]["models"]["AR-CSM, paper"]["parameters"]
     assert f"| AR-CSM, paper | {size:,} | |" in pages["fig3b.md"]
     assert "of 2 mixtures" in pages["fig3b.md"]  # it is none
