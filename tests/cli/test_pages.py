@@ -48,4 +48,4 @@ def test_a_model_without_a_density_is_reported_and_sampled_and_not_scored(
     assert call("sample", run, "-n", 4, "--out", tmp_path / "drawn.npy") == 0
     capsys.readouterr()
     assert call("score", run, tmp_path / "drawn.npy", "--out", tmp_path / "scores.csv") == 1
-    assert re.fullmatch(r"arcsm: PlainScoreHead: has scores and no density, .*", capsys.readouterr().err.strip())
+    assert re.fullmatch(r"arcsm: PlainScoreHead: has scores and no density; use .*", capsys.readouterr().err.strip())

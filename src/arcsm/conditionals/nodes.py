@@ -33,7 +33,7 @@ def starting_nodes(
         low, high = (edge.double() for edge in head.bracket(projection, sigma))
         return 0.5 * (low + high)[:, None] + 0.5 * (high - low)[:, None] * grid / half_grid[-1]
     raise NoDensityError(
-        f"{type(head).__name__}: has scores and no density, which a ScoreHead or a NormalisedHead has; samples are by "
+        f"{type(head).__name__}: has scores and no density; use a ScoreHead or a NormalisedHead, or draw samples with "
         'sampler="langevin"'
     )
 

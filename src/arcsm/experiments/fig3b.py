@@ -46,15 +46,15 @@ PRESETS: Mapping[Preset, Fig3b] = {
 }
 
 AR_CSM = "AR-CSM"
-OWN = "AR-CSM, paper"  # its own score network and training, of the preset toy-paper; has no likelihood
+PAPER_MODEL = "AR-CSM, paper"  # score network and training of the preset toy-paper; no likelihood
 
 
 def body(run: Study[Fig3b]) -> Result:
     """Train every model, and compare likelihoods and samples with held-out rows."""
     settings = run.settings
     names = [AR_CSM, *(f"MLE, n = {n}" for n in settings.components)]
-    sizes = {name: parameter_count(_build(settings, name)) for name in (*names, OWN)}
-    ours, fewest = max(sizes[AR_CSM], sizes[OWN]), min(sizes[name] for name in names[1:])
+    sizes = {name: parameter_count(_build(settings, name)) for name in (*names, PAPER_MODEL)}
+    ours, fewest = max(sizes[AR_CSM], sizes[PAPER_MODEL]), min(sizes[name] for name in names[1:])
     if ours >= fewest:
         raise ValueError(f"hidden, head_hidden: AR-CSM has {ours} parameters, not strictly fewer than {fewest}")
     rates = run.tune(
@@ -63,8 +63,8 @@ def body(run: Study[Fig3b]) -> Result:
         lambda name, rate: _train(run, name, settings.first_seed, rate),
         lambda cell: cell["valid_nll"],
     )
-    rates[OWN] = {"learning_rate": _own_config(settings).train.learning_rate}  # the paper's
-    order = [AR_CSM, OWN, *names[1:]]
+    rates[PAPER_MODEL] = {"learning_rate": _paper_config(settings).train.learning_rate}  # the paper's
+    order = [AR_CSM, PAPER_MODEL, *names[1:]]
     trained = {name: partial(_train, run, name, learning_rate=rates[name]["learning_rate"]) for name in order}
     cells = run.compute_seeds(trained)
     table: Result = {}
@@ -97,8 +97,8 @@ def _reference(run: Study[Fig3b]) -> Result:
 
 
 def _build(settings: Fig3b, name: str) -> AutoregressiveModel:
-    if name == OWN:
-        return _own_config(settings).model.build(2)
+    if name == PAPER_MODEL:
+        return _paper_config(settings).model.build(2)
     if name == AR_CSM:
         hidden = (settings.head_hidden,) * 3
         scores = ScoreHead(8, hidden, sinusoids=8, max_frequency=1.0 / settings.sigma, residual=True)
@@ -109,7 +109,7 @@ def _build(settings: Fig3b, name: str) -> AutoregressiveModel:
     return AutoregressiveModel(MADE(2, 3 * components, (width, width)), head)
 
 
-def _own_config(settings: Fig3b, *changes: str) -> RunConfig:
+def _paper_config(settings: Fig3b, *changes: str) -> RunConfig:
     sizes = [
         f"model.context.hidden_features=[{settings.hidden}, {settings.hidden}]",
         "model.context.context_features=8",
@@ -121,13 +121,13 @@ def _own_config(settings: Fig3b, *changes: str) -> RunConfig:
 
 def _train(run: Study[Fig3b], name: str, seed: int, learning_rate: float) -> Result:
     settings, rows = run.settings, _rows(run, seed)
-    scores = name in (AR_CSM, OWN)
+    scores = name in (AR_CSM, PAPER_MODEL)
     with seeded(seed):
         model = _build(settings, name)
     shared: Result = {"steps": settings.steps, "batch_size": settings.batch, "seed": seed, "device": str(run.device)}
     shared |= {"learning_rate": learning_rate, "standardise": "none"}
-    if name == OWN:
-        config = _own_config(settings, *(f"train.{key}={value}" for key, value in shared.items())).train
+    if name == PAPER_MODEL:
+        config = _paper_config(settings, *(f"train.{key}={value}" for key, value in shared.items())).train
     else:
         config = TrainConfig(objective="csm" if scores else "mle", mix="auto", **shared)
     # the mixtures see fresh noise in every pass over the rows, as the scores do in every step

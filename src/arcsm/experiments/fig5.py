@@ -35,7 +35,7 @@ class Fig5(image_models.ImageModels):
     several_seeds: ClassVar[bool] = False
     cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds"})  # cells depend on all models
     models: tuple[str, ...] = Field(("mnist-made", "cifar-pixelcnn"), min_length=2, max_length=2)
-    own_models: tuple[str, ...] = Field(("mnist-made-paper", "cifar-pixelcnn-paper"), min_length=2, max_length=2)
+    paper_models: tuple[str, ...] = Field(("mnist-made-paper", "cifar-pixelcnn-paper"), min_length=2, max_length=2)
     sigma: float = Field(0.6, gt=0)  # of the Gaussian noise, which the first model removes
     probability: float = Field(0.1, gt=0, lt=1)  # of salt and pepper, which the second model removes
     images: int = Field(64, ge=2)  # test images of each set
@@ -63,7 +63,7 @@ PRESETS: Mapping[Preset, Fig5] = {
 }  # fmt: skip
 
 GAUSSIAN, SALT = "Gaussian noise", "salt and pepper"
-_OWN = ", the paper's model"  # suffix of a method of the paper with its own score network
+_PAPER_MODEL = ", the paper's model"  # suffix of a method of the paper with its own score network
 TWEEDIE, LANGEVIN, MEAN = "Tweedie, one step (paper)", "Langevin (paper)", "posterior mean"
 _OURS = {GAUSSIAN: TWEEDIE, SALT: MEAN}  # compared with the filters; chosen before anything was measured
 _NOISE_PURPOSE = {"test": 11, "validation": 12}  # purposes of the methods are below ten
@@ -75,7 +75,7 @@ Candidates = Callable[[], dict[str, Restorer]]  #: the settings of a method, as 
 def body(run: Study[Fig5]) -> Result:
     """Train, corrupt, restore and measure; every method is a cell."""
     import_skimage()  # fail before training if it is missing
-    names, seed = (*run.settings.models, *run.settings.own_models), run.settings.first_seed
+    names, seed = (*run.settings.models, *run.settings.paper_models), run.settings.first_seed
     training = image_models.train_models(run, {f"train {name}": (name, seed) for name in names})
     tasks = [_gaussian_task(run), _salt_and_pepper_task(run)]
     cells = {
@@ -149,7 +149,7 @@ def _restored_by(run: Study[Fig5], name: str, restore: Callable[[AutoregressiveM
 
 def _gaussian_task(run: Study[Fig5]) -> Task:
     settings, noise = run.settings, GaussianNoise(run.settings.sigma)
-    name, own = settings.models[0], settings.own_models[0]
+    name, paper = settings.models[0], settings.paper_models[0]
     generator, tol, count = partial(run.generator, settings.first_seed), settings.tol, settings.particles
 
     def by_tweedie(model: AutoregressiveModel, y: Tensor) -> Tensor:
@@ -161,7 +161,7 @@ def _gaussian_task(run: Study[Fig5]) -> Task:
     return Task(
         run, GAUSSIAN, name, noise,
         {
-            TWEEDIE + _OWN: _restored_by(run, own, by_tweedie),
+            TWEEDIE + _PAPER_MODEL: _restored_by(run, paper, by_tweedie),
             TWEEDIE: _restored_by(run, name, by_tweedie),
             MEAN: _restored_by(run, name, lambda model, y: posterior(model, y, noise, tol=tol)),
             "particles": _restored_by(run, name, by_particles),
@@ -197,7 +197,7 @@ def _salt_and_pepper_task(run: Study[Fig5]) -> Task:
     return Task(
         run, SALT, name, noise,
         {
-            LANGEVIN + _OWN: by_langevin(settings.own_models[1]),
+            LANGEVIN + _PAPER_MODEL: by_langevin(settings.paper_models[1]),
             LANGEVIN: by_langevin(name),
             "Langevin, extremes alone": by_langevin(name, extremes_alone=True),
             MEAN: _restored_by(run, name, lambda model, y: posterior(model, y, noise, tol=tol)),

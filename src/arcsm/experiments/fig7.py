@@ -17,7 +17,7 @@ from arcsm.reports.plots import scatter
 class Fig7(Settings):
     """The paper shows samples and gives no sizes: models and training are those of the ``toy-*`` presets.
 
-    Its own model, of the preset ``toy-paper``, takes as many steps.
+    The paper's own model, of the preset ``toy-paper``, takes as many steps.
     """
 
     several_seeds: ClassVar[bool] = False
@@ -44,7 +44,7 @@ PRESETS: Mapping[Preset, Fig7] = {
 }  # fmt: skip
 
 _SAMPLERS = ("langevin", "probability_flow", "inverse_cdf")  # fast_flow is in sampling-cost
-_OWN = "paper"  # samples of the paper's own model
+_PAPER_MODEL = "paper"  # samples of the paper's own model
 _LIMIT = 3.2  # of the axes, in standard deviations
 
 
@@ -92,14 +92,14 @@ def _train_paper(run: Study[Fig7], name: str) -> Result:
     return {"seconds": result.seconds, "energy_distance": energy_distance(samples, rows.test), "drawn": drawn}
 
 
-def _joined(cell: Result, own: Result) -> Result:
-    distances = {**cell["energy_distance"], _OWN: own["energy_distance"]}
-    drawn = {**cell["drawn"], _OWN: own["drawn"]}
-    return {**cell, "energy_distance": distances, "drawn": drawn, "seconds_paper": own["seconds"]}
+def _joined(cell: Result, paper: Result) -> Result:
+    distances = {**cell["energy_distance"], _PAPER_MODEL: paper["energy_distance"]}
+    drawn = {**cell["drawn"], _PAPER_MODEL: paper["drawn"]}
+    return {**cell, "energy_distance": distances, "drawn": drawn, "seconds_paper": paper["seconds"]}
 
 
 def _figure(run: Study[Fig7], cells: Mapping[str, Result]) -> Figure:
-    settings, labels = run.settings, ["data", _OWN, *_SAMPLERS, "log density"]
+    settings, labels = run.settings, ["data", _PAPER_MODEL, *_SAMPLERS, "log density"]
     figure = Figure(figsize=(1.75 * len(cells) + 0.4, 1.8 * len(labels)), layout="constrained")
     panels = figure.subplots(len(labels), len(cells), squeeze=False)
     for (*scatters, last), (name, cell) in zip(panels.T, cells.items(), strict=True):

@@ -106,7 +106,8 @@ def model_folder(run: Study[Any], name: str, seed: int | None = None) -> Path:
 
 def train_models(run: Study[Any], cells: Mapping[str, tuple[str, int]]) -> dict[str, Result]:
     """Train a model for every cell, a preset and a seed. Training time counts whichever experiment spent it."""
-    results = run.compute_all({cell: partial(train_model, run, *model) for cell, model in cells.items()})
+    basis = {cell: model_folder(run, *model).name for cell, model in cells.items()}  # presets may have changed
+    results = run.compute_all({cell: partial(train_model, run, *model) for cell, model in cells.items()}, basis)
     run.seconds = sum(cell["training_seconds"] for cell in results.values())
     run.fingerprints |= {cell["code"] for cell in results.values()}
     return results

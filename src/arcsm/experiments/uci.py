@@ -303,7 +303,8 @@ def _by_muon(flow: nn.Module) -> Muon:
     networks = [module for module in flow.modules() if isinstance(module, nn.Sequential)]
     layers = [[layer for layer in network if isinstance(layer, nn.Linear)][:-1] for network in networks]
     matrices = [layer.weight for network in layers for layer in network]
-    others = [weight for weight in flow.parameters() if weight not in set(matrices)]
+    chosen = set(matrices)
+    others = [weight for weight in flow.parameters() if weight not in chosen]
     return Muon([{"params": others}, {"params": matrices, "matrices": True}], _MUON_RATE, weight_decay=0.0)
 
 

@@ -51,7 +51,7 @@ class Spectral(EntropyGradient):
         share: Fraction, in (0, 1], of the total of all eigenvalues above rounding error that the leading ones in use
             make up.
         keeps_crossing: Whether to use one eigenvalue more, with which they exceed that share. Without it, as in the
-            authors' code, entropy gradients are too small.
+            authors' code, entropy gradients are smaller.
     """
 
     min_samples = 2

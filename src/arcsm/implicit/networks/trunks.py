@@ -82,8 +82,8 @@ class ConvolutionalTrunk(Trunk):
     Arguments:
         image_shape: Channels, height and width of the image; every layer must be able to halve height and width.
         channels: Channels of each layer.
-        smooth: Whether activations are softplus in place of ReLU, as a score network needs, whose derivative is
-            learned.
+        smooth: Whether activations are softplus in place of ReLU, as in score networks, whose derivatives enter their
+            loss.
 
     Example:
         >>> ConvolutionalTrunk((3, 16, 16), (4, 8), extra_features=2)(torch.zeros(3, 768), torch.zeros(3, 5, 2)).shape
