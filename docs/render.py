@@ -142,7 +142,8 @@ def render(known: Records) -> dict[str, str]:
     """Return the text of every page by file name.
 
     A template exports ``title``, ``shows``, ``parts`` (names of its experiments) and the macro ``short``, a verdict of
-    at most a dozen words.
+    at most a dozen words. Those of the paper's items also export ``paper_row`` and ``our_row``, each what the paper's
+    own model or ours reaches.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -152,19 +153,22 @@ def render(known: Records) -> dict[str, str]:
     )
     environment.filters.update(number=number, fixed=fixed, percent=percent, plus_minus=plus_minus, listing=listing)
     environment.globals.update(row=row, head=head, ranked=ranked)
-    pages, items = {}, []
+    pages, items, shown = {}, [], {}
     for name in ORDER:
         parts = [part for part in EXPERIMENTS if part in known and _belongs(part, name)]
         if not parts:
             continue
         module = environment.get_template(f"{name}.md.j2").make_module({"results": known, "parts": parts})
         pages[f"{name}.md"] = wrap(str(module))
+        shown[name] = {"parts": parts, "module": module}
         items.append({"name": name, "title": module.title, "shows": module.shows, "parts": parts,
                       "short": " ".join(str(module.short()).split())})  # fmt: skip
     missing = [name for name in EXPERIMENTS if name not in known]
     if {"sampling-cost", "orders"} <= known.keys():
         pages["beyond.md"] = wrap(environment.get_template("beyond.md.j2").render(results=known))
-    index = environment.get_template("index.md.j2").render(items=items, missing=missing, beyond="beyond.md" in pages)
+    beyond = "beyond.md" in pages
+    pages["paper.md"] = wrap(environment.get_template("paper.md.j2").render(pages=shown, beyond=beyond))
+    index = environment.get_template("index.md.j2").render(items=items, missing=missing, beyond=beyond)
     return {"index.md": wrap(index), **pages}
 
 

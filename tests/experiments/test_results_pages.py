@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import pkgutil
 import re
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def test_verdicts_in_the_index_are_short(renderer: Any) -> None:
     pages = renderer.render(renderer.records())
     rows = [line.split(" | ") for line in pages["index.md"].splitlines()]
     verdicts = [row[2] for row in rows if len(row) == 4 and row[0].startswith("| [")]
-    assert len(verdicts) == len(pages.keys() - {"index.md", "beyond.md"})
+    assert len(verdicts) == len(pages.keys() - {"index.md", "paper.md", "beyond.md"})
     for verdict in verdicts:
         assert len(re.findall(r"\S*\w\S*", verdict)) <= 12, verdict
 
@@ -150,6 +151,24 @@ def test_pages_say_which_row_is_the_papers_own_model(renderer: Any, small_data: 
     assert "of 2 mixtures" in pages["fig3b.md"]  # it is none
     nearest = toys["metrics"]["toys"]["rings"]["energy_distance"]["paper"]
     assert f"Its samples are within {nearest:.4f} of the data on all sets." in pages["fig7.md"]
+
+
+def test_every_part_of_the_paper_has_a_place_here(renderer: Any) -> None:
+    page = renderer.render(renderer.records())["paper.md"]
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    assert all(all(cell.strip() for cell in row) for row in rows)
+    assert {len(row) for row in rows} == {4, 5}
+    text = " ".join(row[0] for row in rows)
+    covered = [f"Section {number}" for number in ("2", "3", "4", "4.1", "4.2", "5.1", "5.2", "5.3", "5.4", "5.5", "6")]
+    covered += ["Theorems 1 and 2", "Theorem 3", "Definition 1", "Table 1", "Table 2", "Appendix B", "Figure 12"]
+    for item in covered:
+        assert re.search(rf"{item}\b(?!\.\d)", text), item
+    for name in re.findall(r"`(arcsm\.[\w.]+)`", page):
+        assert pkgutil.resolve_name(name) is not None
+    tests = re.findall(r"`(tests/[\w/]+\.py)`", page)
+    assert len(tests) == sum(len(row) == 4 for row in rows) - 1
+    for test in tests:
+        assert (DOCS.parent / test).exists(), test
 
 
 def test_the_open_question_has_the_verdicts_of_its_experiments(renderer: Any) -> None:
