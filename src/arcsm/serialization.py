@@ -146,8 +146,13 @@ def weights_path(path: FilePath) -> Path:
 
 def save_module(module: torch.nn.Module, config: Mapping[str, Any], path: FilePath) -> None:
     """Write a module to a ``.safetensors`` file, or to a folder, together with a readable copy of its configuration."""
+    save_tensors(module.state_dict(), config, path)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], path: FilePath) -> None:
+    """Write tensors and their configuration as :func:`save_module` does."""
     file = weights_path(path)
-    write_tensors(file, module.state_dict(), config)
+    write_tensors(file, tensors, config)
     if file != Path(path):
         write_text(file.parent / CONFIG_NAME, _dump(config, indent=2) + "\n")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.base import BaseEstimator
+from numpy.typing import NDArray
 from sklearn.utils.validation import validate_data
 
 from arcsm.data.arrays import without_mask
@@ -16,13 +16,16 @@ from arcsm.estimators.checks import check_numbers, check_same_columns, checked_f
 from arcsm.estimators.column_types import Grid
 from arcsm.estimators.continua import Continuous
 from arcsm.estimators.encoder import Columns, Table
+from arcsm.estimators.files import EstimatorFiles
 from arcsm.estimators.native_frames import check_holds_no_times, to_pandas
 
 
-class TableEstimator(BaseEstimator):
+class TableEstimator(EstimatorFiles):
     """The base class of estimators of a table; :class:`arcsm.estimators.ScoreDensity` documents the arguments."""
 
     columns_: Columns
+    n_features_in_: int
+    feature_names_in_: NDArray[np.object_]
 
     def __init__(
         self,

@@ -42,6 +42,8 @@ class ScoreClassifier(ClassifierMixin, TargetEstimator):
         (array(['right'], dtype='<U5'), (1, 2))
     """
 
+    classes_: NDArray[Any]
+
     def fit(self, X: Any, y: Any) -> Self:
         """Fit rows ``(N, D)``, an array or a data frame, and their labels ``(N,)``.
 

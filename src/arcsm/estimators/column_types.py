@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from arcsm.stored_values import stored
+
 Values = NDArray[Any]
 Array = NDArray[np.float64]
 
@@ -106,6 +108,7 @@ class Column(ABC):
         return math.isfinite(number)
 
 
+@stored
 @dataclass(frozen=True)
 class Constant(Column):
     """A column with a single value, which the model does not see; other values have the probability of unseen ones."""
@@ -141,6 +144,7 @@ class Constant(Column):
         return np.where(np.isnan(numbers), np.nan, np.where(numbers > 0.0, unseen, math.log1p(-math.exp(unseen))))
 
 
+@stored
 @dataclass(frozen=True)
 class Categories(Column):
     """A categorical column: the number of a category is its rank by frequency, and unseen categories share the next."""
@@ -190,6 +194,7 @@ class Categories(Column):
         return bool(types) and types.isdisjoint(map(type, self.names)) and set(present).isdisjoint(self.names)
 
 
+@stored
 @dataclass(frozen=True)
 class Grid(Column):
     """A discrete column whose values lie on a grid, such as integers. The numbers count steps from the lowest value.
@@ -304,6 +309,7 @@ class Grid(Column):
         return np.where(np.abs(values - known[nearest]) <= GRID_TOLERANCE * self.spacing, known[nearest], values)
 
 
+@stored
 @dataclass(frozen=True)
 class Listed(Grid):
     """A discrete column of repeated values that lie on no grid. The numbers are their places in ascending order.

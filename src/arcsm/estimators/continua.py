@@ -9,6 +9,7 @@ import numpy as np
 from scipy import stats
 
 from arcsm.estimators.column_types import GRID_TOLERANCE, SAME_NUMBER, Array, Column, Grid, Values, log_prob_of_unseen
+from arcsm.stored_values import stored
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,13 @@ class Continuous(Column):
         return numbers
 
 
+@stored
 @dataclass(frozen=True)
 class Identity(Continuous):
     """A continuous column with a linear map."""
 
 
+@stored
 @dataclass(frozen=True)
 class Asinh(Continuous):
     """A continuous column with heavy tails: :math:`\\operatorname{asinh}((x - m) / s)`."""
@@ -132,6 +135,7 @@ class Asinh(Continuous):
         return np.sinh(numbers)
 
 
+@stored
 @dataclass(frozen=True)
 class Power(Continuous):
     """A skewed continuous column: the Yeo-Johnson transform, whose range is the real line for exponents from 0 to 2.

@@ -23,7 +23,7 @@ from arcsm.estimators.encoder import clip_to_dtype
 from arcsm.estimators.gap_model import GapModel
 from arcsm.estimators.imputation import ESTIMATES, Estimate, filled_table, write_draws
 from arcsm.estimators.level_pairs import LevelPairs
-from arcsm.estimators.recurring_values import recurring_values
+from arcsm.estimators.recurring_values import RecurringValues, recurring_values
 from arcsm.estimators.table_training import several_orders
 from arcsm.estimators.times import Times
 from arcsm.queries import Constraint
@@ -91,6 +91,12 @@ class ScoreDensity(DensityMixin, DensityEstimator):
         >>> density.conditional({0: 0.5, 1: (0.0, None)}, draws=4).shape  # the second column is positive
         (4, 2)
     """
+
+    orders_: list[tuple[int, ...]]
+    order_weights_: Array
+    gaps_: GapModel | None
+    recurring_: dict[int, RecurringValues]
+    level_pairs_: LevelPairs
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ from arcsm.estimators.checks import check_training_rows
 from arcsm.estimators.column_inference import DEFAULT_RULES, NumberRules
 from arcsm.estimators.column_types import Array, Constant
 from arcsm.estimators.encoder import Columns, Table
-from arcsm.estimators.native_frames import is_native, to_native, to_pandas
+from arcsm.estimators.native_frames import FrameKind, is_native, to_native, to_pandas
 from arcsm.estimators.table_config import TableConfig
 from arcsm.estimators.table_model import TableModel
 from arcsm.estimators.table_training import lines_of, train_table_model
@@ -41,6 +41,10 @@ class DensityEstimator(TableEstimator):
         held_out_rows_: Indices of the held-out rows.
     """
 
+    config_: TableConfig
+    model_: TableModel | None
+    held_out_rows_: Rows
+    _native: FrameKind | None
     _rules = NumberRules(most=100)  # of all columns; features and targets have the default ones
     _smooth = False  # see TableConfig.for_table; also leaves slopes of numeric columns, and spikes, out of the density
 
@@ -51,7 +55,7 @@ class DensityEstimator(TableEstimator):
     def _prepare(self, X: Any, targets: int | None = None) -> tuple[Array, Rows, Rows, int]:
         """Infer the columns; return encoded rows ``(N, D)``, indices of training and held-out rows, and a seed."""
         table = self._validated(X, reset=True)
-        self._native = X[:0] if is_native(X) else None  # a frame without rows, in whose form rows come back
+        self._native = FrameKind(X[:0]) if is_native(X) else None
         check_training_rows(table, X)
         self.columns_ = Columns.infer(table, self._rules if targets is None else DEFAULT_RULES)
         numbers = self.columns_.encode(table)
@@ -76,7 +80,7 @@ class DensityEstimator(TableEstimator):
         self.held_out_rows_ = held_out
         configs = self._configs(len(train), modelled, targets)
         self.config_ = configs[0]
-        self.model_: TableModel | None = None
+        self.model_ = None
         first = 0 if targets is None else numbers.shape[1] - targets
         places = [m for m, d in enumerate(self.columns_.modelled) if d >= first]
         if places:
@@ -128,7 +132,9 @@ class DensityEstimator(TableEstimator):
 
     def _as_fitted(self, rows: Table) -> Any:
         """Return rows in the library of the fitted table."""
-        return to_native(rows, self._native) if isinstance(rows, pd.DataFrame) and self._native is not None else rows
+        if self._native is None or not isinstance(rows, pd.DataFrame):
+            return rows
+        return to_native(rows, self._native.empty)
 
     def _labelled(self, values: Array | pd.DataFrame, X: Any) -> Any:
         """Return numbers, a line for each row of ``X``, as a frame of its library with its index, if it is a frame.

@@ -26,10 +26,12 @@ from arcsm.estimators.column_types import (
 )  # fmt: skip
 from arcsm.estimators.model_columns import ModelColumns
 from arcsm.estimators.times import Times, infer_times, value_text
+from arcsm.stored_values import stored
 
 Table = pd.DataFrame | Array
 
 
+@stored
 @dataclass(frozen=True)
 class Columns:
     """The columns of a table, and the maps between its rows and numbers."""

@@ -1,14 +1,18 @@
 """Where synthetic rows have gaps: the pattern of missing values given a complete row."""
 
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from arcsm.estimators.column_types import Array
+from arcsm.stored_values import stored
 
 _GROUPS = 10  # of the values of a column
 _MOST_ROWS = 20_000
@@ -16,6 +20,20 @@ _PENALTIES = (0.01, 0.1, 1.0)  # inverse strengths of the ridge, of which held-o
 _FEWEST = 5  # rows with a gap, and without, from which on a gap may depend on anything
 
 
+@stored
+@dataclass(frozen=True)
+class _Regression:
+    """The probability of a gap as a logistic function of inputs."""
+
+    weights: Array
+    intercept: float
+
+    def probability(self, inputs: Array) -> Array:
+        return np.asarray(expit(inputs @ self.weights + self.intercept))
+
+
+@stored
+@dataclass(frozen=True)
 class GapModel:
     """The probabilities of gaps, one column after another.
 
@@ -23,41 +41,49 @@ class GapModel:
     the columns before it, by a logistic regression. Columns whose gaps are in the same rows have one model.
 
     Attributes:
+        ends: The ends between the groups of the values of each column.
         columns: The columns that have gaps, the first of those with the same ones.
         same: The first column with the same gaps, for each column that has gaps.
+        models: A regression for each of ``columns``, or the share of rows in which it has a gap.
     """
 
-    def __init__(self, rows: Array, held_out: NDArray[np.intp]) -> None:
-        """Fit the model to rows ``(N, M)``, NaN where a value is missing. The ``held_out`` ones choose penalties."""
+    ends: tuple[Array, ...]
+    columns: tuple[int, ...]
+    same: dict[int, int]
+    models: dict[int, _Regression | float]
+
+    @classmethod
+    def of_rows(cls, rows: Array, held_out: NDArray[np.intp]) -> Self | None:
+        """Return the model of rows ``(N, M)``, NaN where a value is missing; ``None`` if they have no gaps.
+
+        The ``held_out`` ones choose penalties.
+        """
+        if not np.isnan(rows).any():
+            return None
         is_held_out = np.zeros(len(rows), dtype=bool)
         is_held_out[held_out] = True
         some = slice(None, None, -(-len(rows) // _MOST_ROWS))  # of a table that may be sorted
         rows, is_held_out = rows[some], is_held_out[some]
         gaps = np.isnan(rows)
-        self._ends = [_ends(column) for column in rows.T]
-        self.same, self.columns = dict[int, int](), list[int]()
+        same, columns = dict[int, int](), list[int]()
         for m in np.flatnonzero(gaps.any(0)).tolist():
-            first = next((one for one in self.columns if bool((gaps[:, one] == gaps[:, m]).all())), m)
-            self.same[m] = first
-            self.columns += [m] if first == m else []
-        self._models = dict[int, LogisticRegression | float]()
-        groups = self._groups(rows)
-        for place, m in enumerate(self.columns):
-            inputs = self._inputs(groups, gaps, m, self.columns[:place])
-            self._models[m] = _fitted(inputs, gaps[:, m], is_held_out)
-
-    @classmethod
-    def of_rows(cls, rows: Array, held_out: NDArray[np.intp]) -> Self | None:
-        """Return the model of rows, or ``None`` if they have no gaps."""
-        return cls(rows, held_out) if bool(np.isnan(rows).any()) else None
+            first = next((one for one in columns if bool((gaps[:, one] == gaps[:, m]).all())), m)
+            same[m] = first
+            columns += [m] if first == m else []
+        found = cls(tuple(_ends(column) for column in rows.T), tuple(columns), same, {})
+        groups = found._groups(rows)
+        for place, m in enumerate(columns):
+            inputs = found._inputs(groups, gaps, m, columns[:place])
+            found.models[m] = _fitted(inputs, gaps[:, m], is_held_out)
+        return found
 
     def draw(self, rows: Array, random: np.random.Generator) -> Array:
         """Return complete rows ``(N, M)`` with gaps (NaN)."""
         groups, gaps = self._groups(rows), np.zeros(rows.shape, dtype=bool)
         for place, m in enumerate(self.columns):
-            model = self._models[m]
+            model = self.models[m]
             inputs = self._inputs(groups, gaps, m, self.columns[:place])
-            share = model if isinstance(model, float) else model.predict_proba(inputs)[:, 1]
+            share = model.probability(inputs) if isinstance(model, _Regression) else model
             gaps[:, m] = random.random(len(rows)) < share
         for m, first in self.same.items():
             gaps[:, m] = gaps[:, first]
@@ -66,14 +92,14 @@ class GapModel:
     def _groups(self, rows: Array) -> list[Array]:
         """Return which group each value is in, for each column ``(N, G)``; none if it is missing."""
         found = []
-        for column, ends in zip(rows.T, self._ends, strict=True):
+        for column, ends in zip(rows.T, self.ends, strict=True):
             index = np.searchsorted(ends, column)
             found.append(np.eye(len(ends) + 1)[index] * ~np.isnan(column)[:, None])
         return found
 
-    def _inputs(self, groups: list[Array], gaps: NDArray[np.bool_], m: int, before: list[int]) -> Array:
+    def _inputs(self, groups: list[Array], gaps: NDArray[np.bool_], m: int, before: Sequence[int]) -> Array:
         others = [group for d, group in enumerate(groups) if self.same.get(d, d) != m]
-        return np.concatenate([*others, gaps[:, before].astype(float)], 1)
+        return np.concatenate([*others, gaps[:, list(before)].astype(float)], 1)
 
 
 def _ends(column: Array) -> Array:
@@ -84,23 +110,24 @@ def _ends(column: Array) -> Array:
     return np.unique(np.quantile(known, np.linspace(0.0, 1.0, _GROUPS + 1)[1:-1], method="nearest"))
 
 
-def _fitted(inputs: Array, gap: NDArray[np.bool_], is_held_out: NDArray[np.bool_]) -> LogisticRegression | float:
+def _fitted(inputs: Array, gap: NDArray[np.bool_], is_held_out: NDArray[np.bool_]) -> _Regression | float:
     """Return a regression of gaps on inputs, or the share of gaps if that gives held-out rows more probability."""
     share, train = float(gap.mean()), ~is_held_out
     enough = min(gap[train].sum(), (~gap[train]).sum()) >= _FEWEST
     if not enough or not is_held_out.any():
         return share
 
-    def fit(penalty: float, rows: NDArray[np.bool_]) -> LogisticRegression:
+    def fit(penalty: float, rows: NDArray[np.bool_]) -> _Regression:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            return LogisticRegression(C=penalty, max_iter=300).fit(inputs[rows], gap[rows])
+            found = LogisticRegression(C=penalty, max_iter=300).fit(inputs[rows], gap[rows])
+        return _Regression(found.coef_[0], float(found.intercept_[0]))
 
     def loss(probability: Array) -> float:
         probability = np.clip(np.where(gap[is_held_out], probability, 1.0 - probability), 1e-6, 1.0)
         return float(-np.log(probability).mean())
 
-    losses = [loss(fit(one, train).predict_proba(inputs[is_held_out])[:, 1]) for one in _PENALTIES]
+    losses = [loss(fit(one, train).probability(inputs[is_held_out])) for one in _PENALTIES]
     constant = loss(np.full(int(is_held_out.sum()), float(gap[train].mean())))
     if min(losses) >= constant:
         return share

@@ -9,6 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 from arcsm._runtime.sizes import check_size
 from arcsm.estimators.base import TableEstimator
 from arcsm.estimators.density import ScoreDensity
+from arcsm.estimators.encoder import Columns
 from arcsm.estimators.imputation import ESTIMATES
 
 
@@ -37,6 +38,8 @@ class ScoreImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):
         >>> bool(np.isfinite(imputer.transform([[0.5, np.nan]])).all())
         True
     """
+
+    density_: ScoreDensity
 
     def __init__(
         self,
@@ -79,6 +82,11 @@ class ScoreImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):
         check_is_fitted(self)
         self._check_arguments()
         return self.density_.impute(X, estimate=self.estimate, draws=self.draws, random_state=self.random_state)  # type: ignore[arg-type]
+
+    @property
+    def columns_(self) -> Columns:  # type: ignore[override]
+        """The inferred column types."""
+        return self.density_.columns_
 
     def _check_arguments(self) -> None:
         super()._check_arguments()

@@ -9,12 +9,14 @@ from scipy import sparse
 
 from arcsm.estimators.column_types import Array, Categories
 from arcsm.estimators.encoder import Columns
+from arcsm.stored_values import stored
 
 _MAX_LEVELS = 24  # that occur in a discrete column
 _MAX_COLUMNS = 200
 _ROWS_AT_A_TIME = 20_000
 
 
+@stored
 @dataclass(frozen=True)
 class LevelPairs:
     """The pairs of levels that occur together in some rows, among the categorical and the few-valued discrete columns.

@@ -11,11 +11,13 @@ from torch import Tensor
 from arcsm.estimators.column_types import MAX_LEVELS_OF_NUMBERS, Categories, Column, Grid
 from arcsm.estimators.rough_levels import rough_levels
 from arcsm.queries import Constraint, Intervals, Levels
+from arcsm.stored_values import stored
 
 _REFLECTED = 0.5  # standard deviations of a column, within which of an end some numbers are reflected
 _MIN_NEAR, _NEAR = 10, 0.01  # of the numbers of a column that are no spikes: those that count as near one
 
 
+@stored
 @dataclass(frozen=True)
 class ModelColumns:
     """The dimensions of the model of ``M`` columns.

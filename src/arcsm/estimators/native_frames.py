@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 import narwhals as nw
 import numpy as np
@@ -12,6 +12,8 @@ from pyarrow import compute
 
 from arcsm.data.checks import check_unique
 from arcsm.data.column_types import TIME_TYPES
+from arcsm.errors import warn
+from arcsm.stored_values import Entries, Reader, Writer, stored
 
 #: Arrow types whose missing values would otherwise turn them into floats or objects.
 _NULLABLE = {
@@ -25,6 +27,37 @@ _NULLABLE = {
     pyarrow.uint64(): pd.UInt64Dtype(),
     pyarrow.bool_(): pd.BooleanDtype(),
 }
+
+
+_LIBRARIES = ("polars", "pyarrow", "modin", "cudf")
+
+
+@stored
+class FrameKind:
+    """The library and the types of a data frame, in which rows come back; ``empty`` has its columns and no rows."""
+
+    def __init__(self, empty: Any) -> None:
+        self.empty = empty
+
+    def to_entries(self, writer: Writer) -> Entries:
+        frame = nw.from_native(self.empty, eager_only=True)
+        sink = pyarrow.BufferOutputStream()
+        with pyarrow.ipc.new_stream(sink, (table := frame.to_arrow()).schema) as stream:
+            stream.write_table(table)
+        return {"library": str(frame.implementation.value), "table": writer.write(sink.getvalue().to_pybytes())}
+
+    @classmethod
+    def from_entries(cls, entries: Entries, reader: Reader) -> Self | None:
+        """Return the kind of frame, or ``None`` if its library is not installed here; rows are of pandas then."""
+        library = entries["library"]
+        if library not in _LIBRARIES:
+            raise ValueError(f"unknown library {library!r:.60}")
+        table = pyarrow.ipc.open_stream(reader.read(entries["table"])).read_all()
+        try:
+            return cls(nw.DataFrame.from_arrow(table, backend=library).to_native())
+        except ModuleNotFoundError:
+            warn(f"fitted with frames of {library}, which is not installed here; rows are frames of pandas")
+            return None
 
 
 def is_native(X: Any) -> bool:

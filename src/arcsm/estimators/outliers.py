@@ -78,6 +78,14 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         np.int64(1)
     """
 
+    median_contributions_: Array
+    fitted_scores_: Array
+    fitted_excess_: Array
+    held_out_scores_: Array
+    held_out_centrality_: list[Array]
+    held_out_ranks_: dict[int, Array]
+    offset_: float
+    limits_: ValueLimits
     _smooth, _rules = True, NumberRules(few=2, most=2, map_grids=False)
 
     def __init__(

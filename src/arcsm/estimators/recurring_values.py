@@ -1,5 +1,6 @@
 """Values of a column of numbers that several rows have, such as round ones, in synthetic rows."""
 
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -7,6 +8,7 @@ from numpy.typing import NDArray
 
 from arcsm.estimators.column_types import Array
 from arcsm.estimators.table_model import TableModel
+from arcsm.stored_values import stored
 
 _NEAR = 0.005  # of the rows: those that are near a value on either side
 _FEWEST_NEAR = 5
@@ -14,6 +16,8 @@ _LEAST_SHARE = 0.05  # of new values that recur, below which draws stay as they 
 _MOST_ROWS = 50_000
 
 
+@stored
+@dataclass(frozen=True)
 class RecurringValues:
     """The values that several rows of a column have, and how often a new row has one of them.
 
@@ -25,8 +29,10 @@ class RecurringValues:
         The Population Frequencies of Species and the Estimation of Population Parameters (Good, 1953)
     """
 
-    def __init__(self, values: Array, recurs: NDArray[np.bool_], factor: float, spikes: Array) -> None:
-        self.values, self.recurs, self.factor, self.spikes = values, recurs, factor, spikes
+    values: Array  # of fitted rows, in ascending order
+    recurs: NDArray[np.bool_]  # whether several rows have each of them
+    factor: float
+    spikes: Array
 
     @classmethod
     def of_column(cls, numbers: Array, spikes: Array) -> Self | None:

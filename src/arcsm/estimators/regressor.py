@@ -50,6 +50,9 @@ class ScoreRegressor(RegressorMixin, TargetEstimator):
         True
     """
 
+    n_targets_: int
+    _single: bool
+
     def fit(self, X: Any, y: Any) -> Self:
         """Fit rows ``(N, D)``, an array or a data frame, and numeric targets, ``(N,)`` or ``(N, T)``.
 

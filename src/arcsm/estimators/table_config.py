@@ -12,6 +12,7 @@ from arcsm.contexts.linear_features import units_of
 from arcsm.heads import CategoricalHead, Head, LocatedHead, MixedHead, ScoreHead
 from arcsm.model import AutoregressiveModel
 from arcsm.noise import NoiseLadder
+from arcsm.stored_values import stored
 from arcsm.training.config import TrainConfig
 
 _SIGMA_MAX = 3.0  # standard deviations of a column
@@ -29,6 +30,7 @@ _MAX_OWN_HEADS = 32  # of nominal columns
 _MAX_SMOOTH_RATIO = 2.0  # between noise levels of a smooth model
 
 
+@stored
 @dataclass(frozen=True)
 class TableConfig:
     """The configuration of the model of a table."""

@@ -22,6 +22,7 @@ from arcsm.estimators.order_mixture import choose_orders
 from arcsm.estimators.table_config import TableConfig
 from arcsm.model import AutoregressiveModel
 from arcsm.queries import learned_order
+from arcsm.stored_values import stored
 
 CONDITIONALS_AT_A_TIME = 20_000
 _LEAK = 5e-4  # probability beyond an end that is neglected
@@ -32,6 +33,7 @@ Order = tuple[int, ...]
 ConditionalFunction = Callable[[ColumnConditionals, Tensor], Tensor]
 
 
+@stored
 @dataclass
 class TableModel:
     """A trained model that has every order of the columns, and the orders and the noise level of the density.
@@ -68,6 +70,26 @@ class TableModel:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_single": None}  # a copy that is made again where it is needed
+
+    def check_read(self) -> None:
+        """Check that the parts fit together, after they were read from a file."""
+        count, dimensions = self.columns.columns, range(self.model.features)
+        columns, cells = self.columns, self.cells or [0.0] * self.model.features
+        keys = [key for part in (columns.levels, columns.rarest, columns.ends, columns.spikes) for key in part]
+        orders = [*self.orders, *([] if self.cdf_order is None else [self.cdf_order])]
+        consistent = (
+            len(columns.counts) == len(columns.widths) == len(cells) == len(dimensions)
+            and len(columns.kinds) == count
+            and all(key in range(count) for key in (*keys, *self.reach, *self.last, *columns.rough))
+            and list(columns.spike_dimension) == list(columns.spikes)
+            and sorted(columns.spike_dimension.values()) == list(dimensions[count:])
+            and len(self.orders) > 0
+            and all(sorted(order) == list(range(count)) for order in orders)
+            and (self.order_weights is None or len(self.order_weights) == len(self.orders))
+            and self.level in range(-len(self.sigmas), len(self.sigmas))
+        )
+        if not consistent:
+            raise ValueError("TableModel: columns, orders and model do not fit together")
 
     def clip(self, x: Tensor) -> Tensor:
         """Clip the numbers of rows ``(N, M)`` to the range in which the model is evaluated; NaN and spikes stay."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from arcsm.estimators.column_inference import DEFAULT_RULES, NumberRules, fit_continuous
 from arcsm.estimators.column_types import MAX_LEVELS, Array, Column, Constant, Grid, Values
 from arcsm.estimators.range_ends import hard_ends
+from arcsm.stored_values import stored
 
 _UNITS = ("D", "h", "m", "s", "ms", "us", "ns")  # as NumPy calls them
 _DAY = np.timedelta64(1, "D")
@@ -20,6 +21,7 @@ _LARGEST_WITHOUT_EXPONENT = 1e15  # of the numbers in texts
 Form = Literal["moment", "date", "clock", "duration", "period"]
 
 
+@stored
 @dataclass(frozen=True)
 class TimeScale:
     """The step in which the times of a column are counted, and the form in which they come back.
@@ -184,6 +186,7 @@ def _fractions(counts: NDArray[Any], whole: NDArray[Any]) -> Array:
     return (counts - whole) / step.astype(f"m8[{np.datetime_data(counts.dtype)[0]}]")
 
 
+@stored
 @dataclass(frozen=True)
 class Times(Column):
     """A column of dates, times of day, durations or periods.

@@ -9,11 +9,13 @@ import numpy as np
 from arcsm.estimators.column_types import Array, Categories, Column, Grid
 from arcsm.estimators.continua import Continuous
 from arcsm.estimators.times import counted
+from arcsm.stored_values import stored
 
 _MAX_ERRORS = 0.01  # of the values at each end that may be gross errors; at least one value
 _MIN_ROWS = 8  # fewer values do not show which are errors
 
 
+@stored
 @dataclass(frozen=True)
 class ValueLimits:
     """The lowest and the highest plausible number of each column, ``(M,)`` each; infinite for categories.

@@ -9,6 +9,7 @@ from typing import Any, Self, cast
 
 import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
+from torch import Tensor
 
 from arcsm import registry, serialization
 from arcsm._runtime.devices import resolve_device
@@ -16,6 +17,12 @@ from arcsm.contexts.condition_nets import net_config
 from arcsm.data.metadata import check_metadata
 from arcsm.heads import Head
 from arcsm.model.standardisation import Standardised
+
+#: What files of other kinds hold, and what reads them.
+_OTHER_KINDS = {
+    "estimator": ("a fitted estimator", "the method load of its class reads it"),
+    "table": ("a fitted table", "the option --model of arcsm detect, impute, synthesize and score reads it"),
+}
 
 
 class ModelFiles(Standardised, ModelHubMixin):
@@ -68,9 +75,13 @@ class ModelFiles(Standardised, ModelHubMixin):
         file = serialization.weights_path(path)
         if "kind" in config:
             kind = config["kind"]
-            raise ValueError(
-                f"{file}: holds a {kind}, not an autoregressive model; arcsm report and arcsm sample accept it"
-            )
+            what, hint = _OTHER_KINDS.get(kind, (f"a {kind}", "arcsm report and arcsm sample accept it"))
+            raise ValueError(f"{file}: holds {what}, not an autoregressive model; {hint}")
+        return cls.from_tensors(config, tensors, file).to(resolve_device(device)).eval()
+
+    @classmethod
+    def from_tensors(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], file: Path) -> Self:
+        """Build a model from its configuration and its weights, after checks; ``file`` begins the errors."""
 
         def build() -> ModelFiles:
             try:
@@ -87,7 +98,7 @@ class ModelFiles(Standardised, ModelHubMixin):
         serialization.load_state(model, tensors, file)
         model.set_standardisation(model.shift.clone(), model.scale.clone())  # checks the loaded values
         model.set_condition_standardisation(model.condition_shift.clone(), model.condition_scale.clone())
-        return model.to(resolve_device(device)).eval()
+        return model
 
     def _save_pretrained(self, save_directory: Path) -> None:
         self.write(save_directory)
