@@ -21,7 +21,7 @@ def rows_with_gaps(rows: int = 3000) -> np.ndarray:
 
 def test_gaps_have_the_shares_and_dependences_of_the_table() -> None:
     table, random = rows_with_gaps(), np.random.default_rng(1)
-    model = GapModel(table, np.arange(300))
+    model = GapModel.of_rows(table, np.arange(300))
     assert model.same == {1: 1, 2: 1, 3: 3}
     complete = np.column_stack([random.normal(size=(20_000, 4)), random.integers(3, size=20_000)])
     found = np.isnan(model.draw(complete, random))
@@ -35,7 +35,7 @@ def test_gaps_have_the_shares_and_dependences_of_the_table() -> None:
 
 
 def test_values_that_are_drawn_stay_as_they_are() -> None:
-    model, rows = GapModel(rows_with_gaps(), np.arange(300)), np.random.default_rng(2).normal(size=(50, 5))
+    model, rows = GapModel.of_rows(rows_with_gaps(), np.arange(300)), np.random.default_rng(2).normal(size=(50, 5))
     drawn = model.draw(rows, np.random.default_rng(3))
     assert ((drawn == rows) | np.isnan(drawn)).all()
 
@@ -43,7 +43,7 @@ def test_values_that_are_drawn_stay_as_they_are() -> None:
 def test_gaps_at_the_end_of_a_long_table_count() -> None:
     rows = np.zeros((50_000, 2))
     rows[40_000:, 1] = np.nan
-    drawn = GapModel(rows, np.arange(0, 50_000, 10)).draw(np.zeros((20_000, 2)), np.random.default_rng(0))
+    drawn = GapModel.of_rows(rows, np.arange(0, 50_000, 10)).draw(np.zeros((20_000, 2)), np.random.default_rng(0))
     assert np.isnan(drawn[:, 1]).mean() == pytest.approx(0.2, abs=0.02)
 
 
@@ -54,7 +54,7 @@ def test_rows_without_gaps_have_no_model() -> None:
 def test_a_column_with_one_gap_has_its_share() -> None:
     rows = np.random.default_rng(0).normal(size=(100, 2))
     rows[7, 1] = np.nan
-    drawn = GapModel(rows, np.arange(10)).draw(np.zeros((50_000, 2)), np.random.default_rng(0))
+    drawn = GapModel.of_rows(rows, np.arange(10)).draw(np.zeros((50_000, 2)), np.random.default_rng(0))
     assert np.isnan(drawn[:, 1]).mean() == pytest.approx(0.01, abs=0.003)
 
 
