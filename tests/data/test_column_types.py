@@ -96,7 +96,7 @@ def test_accounting_negatives_are_numbers_in_their_form(share: float, tmp_path: 
     with pytest.warns(UserWarning, match=r"read 'x' as numbers \('\(\d+\.\d+\)' is -\d"):
         read = file.read()
     assert read["x"].tolist() == numbers.round(2).tolist()
-    assert file.written(read, as_text=True)["x"].tolist() == cells
+    assert file.forms.written(read, as_text=True)["x"].tolist() == cells
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_labels_and_free_text_are_set_aside_and_formats_are_reported(tmp_path: P
     assert file.highest == {"customer_id": int(sales()["customer_id"].max()), "place": 66}
     assert "'remark' (free text)" in str(skipped[0].message)
     assert "'day' as dates ('" in str(read[-1].message)
-    written = file.written(frame, as_text=True)
+    written = file.forms.written(frame, as_text=True)
     assert written["price"].tolist() == sales()["price"].tolist()
     assert written["day"].tolist() == sales()["day"].tolist()
 
@@ -53,7 +53,7 @@ def test_plain_numbers_are_written_like_those_of_the_file(tmp_path: Path, monkey
     (tmp_path / "t.csv").write_text("a;b;c\n" + "\n".join(lines) + "\n")
     file = FrameFile(tmp_path / "t.csv")
     assert file.read().dtypes.eq(float).all()
-    written = file.written(pd.DataFrame({"a": [3.0, 1.5e-5], "b": [8.0, None], "c": [3e-6, 0.5]}), as_text=True)
+    written = file.forms.written(pd.DataFrame({"a": [3.0, 1.5e-5], "b": [8.0, None], "c": [3e-6, 0.5]}), as_text=True)
     assert written["a"].tolist() == ["3,00", "0,000015"]
     assert written["b"].iloc[0] == "8"
     assert written["b"].isna().tolist() == [False, True]

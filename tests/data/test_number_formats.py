@@ -7,8 +7,8 @@ import pytest
 
 from arcsm.data.number_formats import (
     NumberFormat,
+    PlainNumbers,
     count_units,
-    write_like,
 )
 
 
@@ -163,4 +163,4 @@ def test_sampled_numbers_get_the_decimals_of_the_column() -> None:
 )
 def test_plain_numbers_are_written_like_the_others(cells: list[str], values: list[float], texts: list[str]) -> None:
     decimal = "," if "," in cells[0] else "."
-    assert write_like(pd.Series(values), pd.Series(cells, dtype=object), decimal) == texts
+    assert PlainNumbers.of(pd.Series(cells, dtype=object), decimal).write(pd.Series(values)) == texts

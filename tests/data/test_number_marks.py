@@ -185,7 +185,7 @@ def test_decimal_commas_in_quotation_marks_are_written_back(tmp_path: Path) -> N
     assert table["a"].tolist() == [1.637, 1637]
     assert FrameFile(tmp_path / "t.csv", file.known_options, file.types).read().equals(table)
     with frame_writer(tmp_path / "o.csv", file.file) as write:
-        write(file.written(table[["b"]], as_text=True))
+        write(file.forms.written(table[["b"]], as_text=True))
     assert (tmp_path / "o.csv").read_text() == 'b\n"2,5"\n"3,5"\n'
     (tmp_path / "t.csv").write_text('a,b\n1.637,"1,3"\n2.887,"1,2,4"\n')  # lists
     assert read_frame(tmp_path / "t.csv")["a"].tolist() == [1.637, 2.887]

@@ -10,7 +10,7 @@ import pytest
 
 from arcsm.estimators import ScoreDensity
 from arcsm.estimators.column_inference import detect_grid
-from arcsm.estimators.rounding import count_decimals, round_column, round_like
+from arcsm.estimators.rounding import count_decimals, decimals_of, round_column, round_like
 from small_tables import QUICK, correlated_table, use_small_models
 
 
@@ -29,7 +29,7 @@ def test_synthetic_values_have_the_decimals_of_the_table() -> None:
     table["ninths"] = np.round(random.normal(size=200), 9)
     density = ScoreDensity(**QUICK).fit(table)
     drawn = density.sample(50)
-    found = round_like(table, density.columns_, drawn, fixed=["all"])
+    found = round_like(decimals_of(table, density.columns_), drawn, fixed=["all"])
     assert found["thirds"].isin(np.round(np.arange(60) / 3.0, 2)).all()
     assert (found["tenths"].isin(table["tenths"]) | ~found["tenths"].round(1).isin(table["tenths"].round(1))).all()
     for name, decimals in {"cents": 2, "single": 2, "ninths": 9}.items():
@@ -37,7 +37,7 @@ def test_synthetic_values_have_the_decimals_of_the_table() -> None:
         assert not found[name].equals(drawn[name])
     assert found["single"].dtype == np.float32
     pd.testing.assert_frame_equal(found[["all", "small"]], drawn[["all", "small"]])
-    unrounded = round_like(table, density.columns_, drawn, fixed=["cents"])
+    unrounded = round_like(decimals_of(table, density.columns_), drawn, fixed=["cents"])
     assert unrounded["cents"].equals(drawn["cents"])
 
 
@@ -55,7 +55,13 @@ def test_decimals_do_not_depend_on_the_order_of_rows() -> None:
     table = pd.DataFrame({"a": halves})
     density = ScoreDensity(**QUICK).fit(table)
     drawn = pd.DataFrame({"a": [0.0, 0.5, 1.5, 2.0, -0.0]})
-    assert round_like(table, density.columns_, drawn, as_text=True)["a"].tolist() == [0.0, 0.5, 1.5, 2.0, 0.0]
+    assert round_like(decimals_of(table, density.columns_), drawn, as_text=True)["a"].tolist() == [
+        0.0,
+        0.5,
+        1.5,
+        2.0,
+        0.0,
+    ]
 
 
 def test_extreme_numbers_survive_rounding() -> None:

@@ -26,7 +26,15 @@ from arcsm.cli.launching import SeveralProcesses
 from arcsm.errors import NoDensityError
 from arcsm.training.loop import TrainingDiverged
 
-_MODULES = ("training", "models", "pages", "tables", "reproduce")  # the last two take seconds to import
+_MODULES = (
+    "training",
+    "models",
+    "pages",
+    "tables",
+    "outliers",
+    "fitting",
+    "reproduce",
+)  # the last four take seconds to import
 _SHARED = ("train", "sample", "score", "reproduce")  # commands that several processes can share
 
 

@@ -10,7 +10,7 @@ import pyarrow
 
 from arcsm.data import FrameFile
 from arcsm.data.column_types import MISSING
-from arcsm.data.number_formats import LEADING_ZERO, NumberFormat, write_like
+from arcsm.data.number_formats import LEADING_ZERO, NumberFormat, PlainNumbers
 from arcsm.data.parquet_files import fill_categories, read_index
 from arcsm.data.row_labels import label_name
 from arcsm.estimators.encoder import clip_to_dtype, is_categorical
@@ -72,7 +72,7 @@ def _in_form(table: FrameFile, known: pd.Series, values: pd.Series, cells: pd.Se
     if not table.file.is_text:
         return clip_to_dtype(values.to_numpy(dtype=object), cells.dtype)
     if not is_categorical(values.dtype):
-        return write_like(values, cells[known.notna().to_numpy()], table.file.decimal)
+        return PlainNumbers.of(cells[known.notna().to_numpy()], table.file.decimal).write(values)
     return values.astype(str).replace(table.truth_words.get(str(known.name), {})).to_numpy()
 
 

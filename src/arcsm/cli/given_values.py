@@ -5,16 +5,25 @@ from typing import Any
 
 import pandas as pd
 
-from arcsm.data import FrameFile
+from arcsm.data.cell_forms import CellForms
 from arcsm.data.column_types import ColumnType, typed_column
 from arcsm.data.number_formats import NumberFormat
 from arcsm.estimators.checks import check_not_empty
+from arcsm.estimators.column_types import Column
 from arcsm.estimators.encoder import Columns, encode_value, is_categorical
 from arcsm.estimators.times import value_text
 
 
-def given_values(pairs: Sequence[str], file: FrameFile, table: pd.DataFrame) -> dict[str, Any]:
+def given_values(
+    pairs: Sequence[str], forms: CellForms, table: pd.DataFrame, kinds: Mapping[str, Column] | None = None
+) -> dict[str, Any]:
     """Parse ``COLUMN=VALUE`` pairs into values of the table's types, by column.
+
+    Arguments:
+        pairs: The pairs.
+        forms: How the table writes its values.
+        table: The table, or rows with the lowest and the highest number of each column and all names.
+        kinds: The types that estimators infer of the columns. Default: those of the table.
 
     Raises:
         ValueError: If a column is unknown or repeated, or cannot have the value.
@@ -28,16 +37,17 @@ def given_values(pairs: Sequence[str], file: FrameFile, table: pd.DataFrame) -> 
         name, _, text = splits[0]
         if name in values:
             raise ValueError(f"--given {pair}: {name} is given already")
-        words = file.truth_words.get(name, {})
-        values[name] = _parse(pair, table[name], text, file.types[name], file.file.decimal, words)
-        _check_near(pair, table[name], values[name], file.types[name])
+        words = forms.truth_words.get(name, {})
+        values[name] = _parse(pair, table[name], text, forms.types[name], forms.decimal, words)
+        inferred = Columns.infer(table[[name]]).kinds[0] if kinds is None else kinds[name]
+        _check_near(pair, table[name], values[name], forms.types[name], inferred)
     return values
 
 
-def _check_near(pair: str, column: pd.Series, value: Any, kind: ColumnType) -> None:
+def _check_near(pair: str, column: pd.Series, value: Any, kind: ColumnType, inferred: Column) -> None:
     """Check before the fit that a column has a value, or one near it."""
     try:
-        encode_value(Columns.infer(column.to_frame()).kinds[0], value, near=True)
+        encode_value(inferred, value, near=True)
     except ValueError as error:
         if is_categorical(column.dtype) and kind.kind != "time":
             raise ValueError(f"--given {pair}: column {column.name!r} {error}") from error

@@ -73,6 +73,8 @@ def _report_vae(run: Path, page: Path, samples: int, sampler: str | None, seed: 
     show_likelihood_table(numbers.log_likelihood)
 
 
+TABLE_KIND = "table"  # of files from arcsm fit
+
 _DENSITY = ModelKind(
     RunConfig, "best objective", join_processes, train_run, _load_density, _sample_density, _report_density
 )
@@ -101,3 +103,12 @@ def kind_at(path: Path) -> ModelKind:
         return kind_in_config(read_header(file) if file.is_file() else {})
     except ValueError:
         return _DENSITY
+
+
+def is_fitted_table(path: Path) -> bool:
+    """Return whether a file or folder holds a table from ``arcsm fit``."""
+    file = weights_path(path)
+    try:
+        return file.is_file() and read_header(file).get("kind") == TABLE_KIND
+    except ValueError:
+        return False

@@ -15,7 +15,7 @@ from arcsm._runtime.moments import RunningMoments
 from arcsm._runtime.process_group import group
 from arcsm._runtime.progress import track
 from arcsm.cli.console import show
-from arcsm.cli.kinds import kind_at
+from arcsm.cli.kinds import is_fitted_table, kind_at
 from arcsm.cli.launching import join_processes
 from arcsm.cli.model_rows import (
     SCORE_COLUMNS,
@@ -37,6 +37,7 @@ from arcsm.cli.options import (
     Ignore,
     Label,
     Missing,
+    Model,
     Nodes,
     SafeCSV,
     Sampler,
@@ -46,6 +47,7 @@ from arcsm.cli.options import (
     Trained,
     WithData,
     check_safe_csv,
+    check_unused,
 )
 from arcsm.cli.restoration import Denoiser, Noise, make_corruption, restored, restored_paths
 from arcsm.cli.table_inputs import TableInput
@@ -53,7 +55,7 @@ from arcsm.data import ReadOptions, save_images, scale_images, unscale_images, w
 from arcsm.data.table import check_header, check_reserved_columns
 from arcsm.model import load
 from arcsm.reports.pictures import sample_picture
-from arcsm.training.runs import training_file
+from arcsm.training.runs import check_finished, training_file
 
 app = Typer()
 
@@ -111,12 +113,20 @@ def sample(
 @app.command(
     epilog="Examples: arcsm score runs/table new.csv --out scores.csv   |   "
     "arcsm score runs/mnist images/ --skip-bad --out scores.csv   |   "
-    "arcsm score runs/table new.tsv --id customer --na -999 --out scores.csv"
+    "arcsm score runs/table new.tsv --id customer --na -999 --out scores.csv   |   "
+    "arcsm score new.csv --model model --out scores.csv"
 )
 def score(
-    run: Trained,
-    data: Annotated[Path, Argument(metavar="DATA", help=".csv, .tsv, .parquet, .npy, .npz, - or a folder of images.")],
+    paths: Annotated[
+        list[Path],
+        Argument(
+            metavar="[RUN] DATA",
+            help="Folder of a run or a model file, unless --model holds a fitted table; then .csv, .tsv, .parquet, "
+            ".npy, .npz, - or a folder of images.",
+        ),
+    ],
     out: Annotated[Path, Option(help="A .csv, .tsv, .parquet or .npy file.")],
+    fitted: Model = None,
     method: Annotated[str | None, Option(help="flow, quadrature or closed_form. Default: the model's own.")] = None,
     with_data: WithData = False,
     safe_csv: SafeCSV = False,
@@ -137,6 +147,25 @@ def score(
 
     Rows are counted from 1, without the header. Dimensions without a name, such as pixels, are numbered from 0.
     """
+    if fitted is None and len(paths) == 2 and is_fitted_table(paths[0]):
+        fitted, paths = paths[0], paths[1:]
+    if fitted is not None:
+        if len(paths) != 1:
+            raise ValueError(f"{', '.join(map(str, paths))}: with --model, expected the table to score alone")
+        if devices * nodes > 1:
+            raise ValueError("--devices: a fitted table is scored in one process")
+        check_unused({"method": method, "class": label, "skip_bad": skip_bad}, ("method", "class", "skip_bad"))
+        options = ReadOptions(
+            separator=sep, decimal=decimal, encoding=encoding, missing=na or (), ignore=ignore or (), ids=ids or ()
+        )
+        from arcsm.cli.table_scores import score_rows  # estimators take seconds to import
+
+        score_rows(fitted, TableInput(paths[0]), options, out, with_data, safe_csv, device)
+        return
+    if len(paths) != 2:
+        raise ValueError("expected RUN and DATA, or DATA and --model")
+    run, data = paths
+    check_finished(run)
     if skip_bad and out.suffix == ".npy":
         raise ValueError(f"--out {out}: a .npy file cannot list the skipped images; use .csv or .parquet")
     check_safe_csv(safe_csv, out)

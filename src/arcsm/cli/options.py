@@ -1,5 +1,6 @@
 """Options and arguments that several commands share."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,10 @@ def _check_run(run: Path) -> Path:
 _READING = "How the table is read"
 
 Trained = Annotated[Path, Argument(metavar="RUN", help="Folder of a run, or a model file.", callback=_check_run)]
+Model = Annotated[
+    Path | None,
+    Option("--model", metavar="MODEL", help="A table fitted by arcsm fit, in place of fitting anew."),
+]
 Seed = Annotated[int, Option(help="Seed of all randomness.", min=0, max=2**32 - 1)]
 Device = Annotated[str, Option(help="auto, cpu, cuda, ...")]
 Label = Annotated[int | None, Option("--class", help="Class label for all rows, for models with classes.")]
@@ -122,3 +127,11 @@ def check_safe_csv(safe_csv: bool, out: Path) -> None:
     """Check that ``--safe-csv`` has an effect."""
     if safe_csv and out.suffix.lower() not in (".csv", ".tsv"):
         raise ValueError(f"--safe-csv: expected --out to be a .csv or .tsv file, got {out}")
+
+
+def check_unused(options: dict[str, object], names: Sequence[str]) -> None:
+    """Check that options of fitting are not given beside ``--model``."""
+    for name in names:
+        if options.get(name):
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag}: has no effect with --model, which is fitted; give it to arcsm fit")

@@ -11,6 +11,7 @@ import pyarrow
 
 from arcsm.data.number_formats import NumberFormat, count_units, has_scale
 from arcsm.data.time_formats import TimeFormat, are_times_in_several_forms
+from arcsm.stored_values import stored
 
 MISSING = (
     "", "NA", "N/A", "n/a", "#N/A", "#N/A N/A", "#NA", "<NA>", "NULL", "null", "None", "?",
@@ -29,6 +30,7 @@ _MIN_NUMBERS = 0.9  # share of the cells of a column of text that are numbers, f
 Locate = Callable[[int], str]  # turns the number of a row into its place in the file, such as "row 3 (line 4)"
 
 
+@stored
 @dataclass(frozen=True)
 class ColumnType:
     """The type of a column.

@@ -7,6 +7,7 @@ from functools import cached_property
 import pandas as pd
 
 from arcsm._runtime.files import FilePath
+from arcsm.data.cell_forms import CellForms, words_of_truth
 from arcsm.data.checks import missing_columns
 from arcsm.data.column_types import (
     MISSING,
@@ -17,7 +18,7 @@ from arcsm.data.column_types import (
     holds_numbers,
     typed_column,
 )
-from arcsm.data.number_formats import NumberFormat, write_like
+from arcsm.data.number_formats import NumberFormat, PlainNumbers
 from arcsm.data.number_marks import OTHER_MARK, may_separate_thousands
 from arcsm.data.read_options import ReadOptions
 from arcsm.data.row_labels import SetAside, reason_to_set_aside
@@ -126,6 +127,14 @@ class FrameFile:
         return replace(self.options, separator=dialect.separator, decimal=dialect.decimal)
 
     @cached_property
+    def forms(self) -> CellForms:
+        """How the cells of the file write their values; it is read again for that."""
+        return CellForms(
+            tuple(self.columns), self.types, self.file.is_text, self.file.decimal, self.truth_words,
+            self._plain_numbers, self.highest, self._id_formats,
+        )  # fmt: skip
+
+    @cached_property
     def truth_words(self) -> dict[str, dict[str, str]]:
         """How a CSV file spells ``True`` and ``False`` most often, for each column of truth values."""
         names = [name for name, kind in self.types.items() if kind.kind == "truth"]
@@ -135,44 +144,16 @@ class FrameFile:
         for part in self.file.raw_parts(_PART_ROWS):
             for name in names:
                 counts[name] += part[name].str.strip().value_counts().reindex(TRUTH, fill_value=0)
-        found = {name: count[count > 0].sort_values(kind="stable") for name, count in counts.items()}
-        return {name: {word.capitalize(): word for word in count.index} for name, count in found.items()}
-
-    def written(self, frame: pd.DataFrame, as_text: bool) -> pd.DataFrame:
-        """Return rows in the forms in which the file writes them.
-
-        Columns that the file holds as text are written in its format if the rows will be text, too, if the file can
-        also hold other types, or if they hold codes with leading zeros. Text has the words for truth values that are
-        most frequent in the file, and plain numbers are written like those of the file.
-        """
-        frame = frame.copy()
-        for name in frame.columns:
-            form = self.format_of(str(name))
-            is_code = isinstance(form, NumberFormat) and form.is_code
-            if form is not None and (as_text or is_code or not self.file.is_text):
-                frame[name] = form.write(frame[name])
-            elif as_text and (cells := self._plain_cells.get(str(name))) is not None:
-                known = frame[name].dropna()
-                texts = pd.Series(write_like(known, cells, self.file.decimal), known.index, dtype=object)
-                frame[name] = texts.reindex(frame.index)
-            elif as_text and (words := self.truth_words.get(str(name))):
-                frame[name] = frame[name].map(lambda truth, words=words: words.get(str(truth), truth))
-        return frame
+        return words_of_truth(counts)
 
     def format_of(self, name: str) -> NumberFormat | TimeFormat | None:
         """Return the format of the cells of a column, if it has one."""
         kind = self.types.get(name)
         return None if kind is None else kind.format
 
-    def next_ids(self, name: str, count: int) -> pd.Series:
-        """Return ids of new rows: whole numbers after the highest one of a column, with its leading zeros."""
-        numbers = pd.Series(range(self.highest[name] + 1, self.highest[name] + 1 + count))
-        form = self._id_formats.get(name)
-        return numbers if form is None else replace(form, limit=None).write(numbers)
-
-    @cached_property
-    def _plain_cells(self) -> dict[str, pd.Series]:
-        """The different cells of each column of plain numbers in a CSV file, without missing ones."""
+    @property
+    def _plain_numbers(self) -> dict[str, PlainNumbers]:
+        """How a CSV file writes the numbers of each column that has no format."""
         names = [name for name, kind in self.types.items() if kind.kind == "number" and kind.format is None]
         if not names or not self.file.is_text:
             return {}
@@ -181,7 +162,7 @@ class FrameFile:
             for name in names:
                 known = part[name][~part[name].str.strip().isin(gaps)]
                 cells[name] = pd.concat([cells[name], known]).drop_duplicates()
-        return cells
+        return {name: PlainNumbers.of(column, self.file.decimal) for name, column in cells.items()}
 
     def _text_columns(self) -> list[str]:
         """Return the columns of a CSV file to read as text: names, codes, and numbers in the form of wanted types."""

@@ -8,6 +8,8 @@ from typing import Self
 import numpy as np
 import pandas as pd
 
+from arcsm.stored_values import stored
+
 _MINUS = "\u2212"  # the typographic one
 _SIGNS = f"-+{_MINUS}"
 _CURRENCIES = "$€£¥₹₽₩₺₪₫฿₴₦₱¢"
@@ -44,6 +46,7 @@ _MAX_CHANGE = 1e-6  # of a number when it is written, relative
 _MAX_DECIMALS = 8  # that anyone would write; with more, numbers have all their digits
 
 
+@stored
 @dataclass(frozen=True)
 class NumberFormat:
     """How the cells of a column write their numbers, so that other numbers can be written in the same way.
@@ -76,6 +79,13 @@ class NumberFormat:
     width: int = 0
     limit: int | None = None
     zero: str = ""
+
+    def check_read(self) -> None:
+        """Check a format that was read from a file."""
+        if self.negative.replace("{}", "").strip(_SIGNS + "()") or self.negative.count("{}") != 3:
+            raise ValueError(
+                f"NumberFormat: negative: expected a form such as '-{{}}{{}}{{}}', got {self.negative!r:.60}"
+            )
 
     @classmethod
     def infer_codes(cls, cells: pd.Series) -> Self | None:
@@ -198,34 +208,59 @@ class NumberFormat:
         return f"numbers ({self.example!r} is {float(self.parse(pd.Series([self.example])).iloc[0]):.15g})"
 
 
-def write_like(values: pd.Series, cells: pd.Series, decimal: str = ".") -> list[str]:
-    """Return numbers as texts in the form of cells that hold plain numbers: ``13.0`` beside ``7.0``.
+@stored
+@dataclass(frozen=True)
+class PlainNumbers:
+    """How cells write plain numbers, so that others can be written in the same way: ``13.0`` beside ``7.0``.
 
-    The numbers have at least as many decimals as any cell. They have exponents if most cells do, with at most as many
-    decimals as the cell with the most.
+    Attributes:
+        decimal: The decimal mark.
+        least: The fewest decimals of a cell.
+        most: The most decimals.
+        exponent: How exponents begin, such as ``e+``; an empty string if most cells have none.
+        width: How many digits exponents have at least.
     """
-    pattern = rf"^[-+]?(?P<digits>\d*(?:{re.escape(decimal)}(?P<decimals>\d*))?)(?:[eE](?P<exponent>[-+]?\d+))?$"
-    texts = pd.Series(cells.unique(), dtype=object).str.strip()
-    parts = texts.str.extract(pattern)
-    with_exponent = parts["exponent"].notna()
-    scientific = 2 * int(with_exponent.sum()) > len(parts)
-    counts = parts["decimals"][parts["digits"].notna() & (with_exponent == scientific)].fillna("").str.len()
-    least, most = (int(counts.min()), int(counts.max())) if len(counts) else (0, _MAX_DECIMALS + 1)
-    if scientific:
-        letter = "E" if bool(texts.str.contains("E").any()) else "e"
-        exponents = parts["exponent"].dropna()
+
+    decimal: str = "."
+    least: int = 0
+    most: int = _MAX_DECIMALS + 1
+    exponent: str = ""
+    width: int = 1
+
+    @classmethod
+    def of(cls, cells: pd.Series, decimal: str = ".") -> Self:
+        """Return how the texts of a column write their numbers."""
+        pattern = rf"^[-+]?(?P<digits>\d*(?:{re.escape(decimal)}(?P<decimals>\d*))?)(?:[eE](?P<exponent>[-+]?\d+))?$"
+        texts = pd.Series(cells.unique(), dtype=object).str.strip()
+        parts = texts.str.extract(pattern)
+        with_exponent = parts["exponent"].notna()
+        scientific = 2 * int(with_exponent.sum()) > len(parts)
+        counts = parts["decimals"][parts["digits"].notna() & (with_exponent == scientific)].fillna("").str.len()
+        least, most = (int(counts.min()), int(counts.max())) if len(counts) else (0, _MAX_DECIMALS + 1)
+        if not scientific:
+            return cls(decimal, least, most)
+        letter, exponents = "E" if bool(texts.str.contains("E").any()) else "e", parts["exponent"].dropna()
         plus = "+" if bool(exponents.str.startswith("+").any()) else ""
-        width = int(exponents.str.lstrip("+-").str.len().min())
-        split = [f"{value:.{most}e}".split("e") for value in values]
-        written = [
-            f"{_shorten(digits, least)}{letter}{'-' if int(power) < 0 else plus}{abs(int(power)):0{width}d}"
-            for digits, power in split
-        ]
-    elif most > _MAX_DECIMALS:
-        written = values.astype(str).tolist()
-    else:
-        written = [_plain_text(value, least, most) for value in values]
-    return [text.replace(".", decimal) for text in written]
+        return cls(decimal, least, most, letter + plus, int(exponents.str.lstrip("+-").str.len().min()))
+
+    def write(self, values: pd.Series) -> list[str]:
+        """Return numbers as texts.
+
+        They have at least as many decimals as any cell. They have exponents if most cells do, with at most as many
+        decimals as the cell with the most.
+        """
+        if self.exponent:
+            split = [f"{value:.{self.most}e}".split("e") for value in values]
+            written = [
+                f"{_shorten(digits, self.least)}{self.exponent[0] + '-' if int(power) < 0 else self.exponent}"
+                f"{abs(int(power)):0{self.width}d}"
+                for digits, power in split
+            ]
+        elif self.most > _MAX_DECIMALS:
+            written = values.astype(str).tolist()
+        else:
+            written = [_plain_text(value, self.least, self.most) for value in values]
+        return [text.replace(".", self.decimal) for text in written]
 
 
 def _plain_text(value: float, least: int, most: int) -> str:

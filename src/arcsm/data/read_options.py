@@ -4,9 +4,12 @@ import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from arcsm.stored_values import stored
+
 _NAMED_SEPARATORS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "space": " ", "pipe": "|"}
 
 
+@stored
 @dataclass(frozen=True)
 class ReadOptions:
     """How to read a table, where its file does not tell.

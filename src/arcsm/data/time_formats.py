@@ -10,6 +10,8 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
+from arcsm.stored_values import stored
+
 _MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
            "November", "December")  # fmt: skip
 _FIELDS = {
@@ -49,6 +51,7 @@ _MIN_TIMES = 0.9  # of a column's texts, for the others to be mistakes
 _ISO = re.compile(r"\{Y\}-\{m\}-\{d\}")
 
 
+@stored
 @dataclass(frozen=True)
 class TimeFormat:
     """How the cells of a column write dates, times of day or durations, so that others can be written in the same way.
@@ -74,6 +77,11 @@ class TimeFormat:
     fixed: bool = False
     zone: str = ""
     example: str = ""
+
+    def check_read(self) -> None:
+        """Check a format that was read from a file."""
+        if self.template not in _templates():
+            raise ValueError(f"TimeFormat: template: unknown {self.template!r:.60}")
 
     @classmethod
     def infer(cls, cells: pd.Series, day_first: bool = False) -> Self | None:

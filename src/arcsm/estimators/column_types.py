@@ -41,6 +41,11 @@ class Column(ABC):
         return np.empty(0)
 
     @property
+    @abstractmethod
+    def example_numbers(self) -> Array:
+        """The numbers of all names, or of the lowest and the highest value of another column."""
+
+    @property
     def shares_of_last_level(self) -> list[float]:
         """The probabilities of the numbers that share the last level in the model, given that level."""
         return [1.0]
@@ -116,6 +121,10 @@ class Constant(Column):
     value: Any
     training_rows: int
 
+    @property
+    def example_numbers(self) -> Array:
+        return np.zeros(1)
+
     def encode(self, values: Values) -> Array:
         numbers = np.full(len(values), np.nan)
         present = ~missing_mask(values)
@@ -153,6 +162,10 @@ class Categories(Column):
     training_rows: int
     rarest: tuple[int, ...] = ()  # numbers of training rows with the last names, which share a level in the model
     discrete = True
+
+    @property
+    def example_numbers(self) -> Array:
+        return np.arange(float(len(self.names)))
 
     @property
     def level_numbers(self) -> Array:
@@ -222,6 +235,10 @@ class Grid(Column):
     @property
     def log_unseen(self) -> float:
         return log_prob_of_unseen(self.training_rows)
+
+    @property
+    def example_numbers(self) -> Array:
+        return np.array([0.0, self.levels - 1.0])
 
     def near_levels(self, numbers: Array) -> Array:
         """Return the level nearest to each number, NaN if it is far.

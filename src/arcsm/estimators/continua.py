@@ -30,6 +30,10 @@ class Continuous(Column):
     training_rows: int = field(default=0, kw_only=True)
 
     @property
+    def example_numbers(self) -> Array:
+        return self.encode(np.array([self.low, self.high]))
+
+    @property
     def log_unseen(self) -> float:
         return 0.0 if self.ends is None else log_prob_of_unseen(self.training_rows)
 

@@ -213,6 +213,14 @@ class ScoreDensity(DensityMixin, DensityEstimator):
         slopes = self.columns_.log_slopes(x.numpy())
         return found + terms + slopes[:, [places[d] for d in wanted if d in places]].sum(1)  # type: ignore[no-any-return]
 
+    def explain(self, X: Any) -> Any:
+        """Return the log density of each value given all others of its row, ``(N, D)`` in nats.
+
+        Low ones are surprising. They do not add up to the density of the row. The one of a missing value is NaN. A data
+        frame gives a data frame of the same library, columns and index.
+        """
+        return self._labelled(self._given_others(X), X)
+
     def score_by_order(self, X: Any) -> Array:
         """Return the log density of each row in each order of the columns, ``(N, K)`` in nats.
 

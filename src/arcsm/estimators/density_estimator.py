@@ -169,6 +169,18 @@ class DensityEstimator(TableEstimator):
         modelled = torch.from_numpy(np.ascontiguousarray(numbers[:, self.columns_.modelled]))
         return modelled if self.model_ is None else self.model_.clip(modelled)
 
+    def _given_others(self, X: Any) -> Array:
+        """Return the log density of each value given all others of its row, ``(N, D)``; NaN where it is missing.
+
+        The unit is that of :meth:`_contributions`.
+        """
+        modelled, found = self.encode_rows(X)
+        if self.model_ is not None:
+            found[:, self.columns_.modelled] += self.model_.log_prob_given_others(modelled).numpy()
+            if not self._smooth:
+                found[:, self.columns_.modelled] += self.columns_.log_slopes(modelled.numpy())
+        return found
+
     def _contributions(self, modelled: Tensor, constants: Array) -> Array:
         """Return the log density of every value in each order, ``(K, N, D)``; NaN where a value is missing.
 

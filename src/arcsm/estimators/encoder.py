@@ -118,6 +118,12 @@ class Columns:
         slopes = [self.kinds[d].log_slope(column) for d, column in zip(self.modelled, numbers.T, strict=True)]
         return np.where(np.isnan(numbers), 0.0, np.stack(slopes, 1) if slopes else 0.0)
 
+    def examples(self) -> Table:
+        """Return rows that have each name of the columns of names, and the lowest and highest number of the others."""
+        numbers = [self.kinds[d].example_numbers for d in self.modelled]
+        length = max(map(len, numbers), default=1)
+        return self.decode(np.stack([np.resize(one, length) for one in numbers], 1) if numbers else np.zeros((1, 0)))
+
     def describe(self) -> str:
         """Return how many columns there are of each type, such as "2 columns: 1 continuous, 1 constant"."""
         words = {

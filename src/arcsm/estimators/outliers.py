@@ -279,10 +279,7 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
             return self._labelled(self._mean_contributions(X), X)
         if given != "others":
             raise ValueError(f"given: expected before or others, got {given!r}")
-        modelled, found = self.encode_rows(X)
-        if self.model_ is not None:
-            found[:, self.columns_.modelled] += self.model_.log_prob_given_others(modelled).numpy()
-        return self._labelled(found, X)
+        return self._labelled(self._given_others(X), X)
 
     def _mean_contributions(self, X: Any) -> Array:
         return self._with_medians(self._contributions(*self.encode_rows(X)).mean(0))

@@ -1,6 +1,6 @@
 """Rounding of synthetic values to the precision of the table."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from decimal import Decimal
 
 import numpy as np
@@ -14,18 +14,29 @@ _MAX_DECIMALS = 12  # a column with more is not rounded
 _MAX_INSPECTED = 10_000  # different values of a column
 
 
+def decimals_of(table: pd.DataFrame, columns: Columns) -> dict[str, int | None]:
+    """Return the most decimals of the values of each column of numbers; ``None`` if they are too many to round to."""
+    found = dict[str, int | None]()
+    for name, kind in zip(table.columns, columns.kinds, strict=True):
+        if pd.api.types.is_numeric_dtype(table[name].dtype) and isinstance(kind, Continuous | Grid):
+            found[str(name)] = 0 if isinstance(kind, Grid) and kind.whole else count_decimals(table[name])
+    return found
+
+
 def round_like(
-    table: pd.DataFrame, columns: Columns, rows: pd.DataFrame, fixed: Collection[str] = (), as_text: bool = False
+    decimals_of_columns: Mapping[str, int | None],
+    rows: pd.DataFrame,
+    fixed: Collection[str] = (),
+    as_text: bool = False,
 ) -> pd.DataFrame:
-    """Round synthetic ``rows`` to as many decimals as the values of the training ``table`` have.
+    """Round synthetic ``rows`` to as many decimals as the values of the table have.
 
     Columns ``fixed`` are not rounded. Columns of whole numbers become integers if the rows will be written as text.
     """
     rows = rows.copy()
-    for name, kind in zip(table.columns, columns.kinds, strict=True):
-        if not pd.api.types.is_float_dtype(rows[name].dtype) or not isinstance(kind, Continuous | Grid):
+    for name, decimals in decimals_of_columns.items():
+        if not pd.api.types.is_float_dtype(rows[name].dtype):
             continue
-        decimals = 0 if isinstance(kind, Grid) and kind.whole else count_decimals(table[name])
         if name not in fixed and decimals is not None:
             rows[name] = round_column(rows[name], decimals)
         if as_text and decimals == 0 and bool(((rows[name] % 1 == 0) & (rows[name].abs() < 2**53)).all()):

@@ -204,6 +204,10 @@ class Times(Column):
         return self.numbers.discrete
 
     @property
+    def example_numbers(self) -> Array:
+        return self.numbers.example_numbers
+
+    @property
     def level_numbers(self) -> Array:
         return self.numbers.level_numbers
 

@@ -22,11 +22,13 @@ def main(given: str, found: str, options: dict[str, Any]) -> None:
         frame[f"c{m}"] = frame[f"c{m}"].astype("Int64").astype("category")
     # the default for names, matching of log odds, fails where a probability is 0 or 1
     matching = {f"c{m}": "fast" if m in nominal else "normal" for m in range(values.shape[1])}
-    kernel = miceforest.ImputationKernel(
-        frame, num_datasets=options["draws"], random_state=options["seed"], mean_match_strategy=matching
-    )
-    kernel.mice(options["iterations"], num_threads=1, verbosity=-1)
-    filled = [kernel.complete_data(k).astype("float64").to_numpy() for k in range(options["draws"])]
+    filled = []
+    for k in range(options["draws"]):  # chains are independent; the models of all would take many gigabytes
+        kernel = miceforest.ImputationKernel(
+            frame, random_state=options["seed"] + k, mean_match_strategy=matching, save_all_iterations_data=False
+        )
+        kernel.mice(options["iterations"], num_threads=1, verbosity=-1)
+        filled.append(kernel.complete_data().astype("float64").to_numpy())
     versions = f"miceforest {miceforest.__version__}, lightgbm {lightgbm.__version__}"
     np.savez(found, filled=np.stack(filled), versions=np.array(versions))
 

@@ -1,0 +1,87 @@
+"""Tables fitted once by ``arcsm fit``: their models, and how files like theirs are read and written."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import pandas as pd
+
+from arcsm.cli.kinds import TABLE_KIND
+from arcsm.cli.table_inputs import TableInput
+from arcsm.data import FrameFile, ReadOptions
+from arcsm.data.cell_forms import CellForms
+from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
+from arcsm.estimators.files import load_stored, save_stored
+from arcsm.estimators.rounding import decimals_of
+from arcsm.stored_values import stored
+
+
+@stored
+@dataclass(frozen=True)
+class FittedTable:
+    """A fitted table.
+
+    Attributes:
+        source: The name of its file.
+        rows: How many rows it has.
+        missing: The marks of missing values that an option named.
+        ignored: The columns left out.
+        labels: The columns that label its rows.
+        forms: How its cells write their values.
+        decimals: The most decimals of each column of numbers; see :func:`~arcsm.estimators.rounding.decimals_of`.
+        density: Its density, unless it was fitted for outliers alone.
+        detector: Its detector of outliers, unless it was fitted for values alone.
+    """
+
+    source: str
+    rows: int
+    missing: tuple[str, ...]
+    ignored: tuple[str, ...]
+    labels: tuple[str, ...]
+    forms: CellForms
+    decimals: dict[str, int | None]
+    density: ScoreDensity | None = None
+    detector: ScoreOutlierDetector | None = None
+
+    @classmethod
+    def of_file(
+        cls, file: FrameFile, rows: pd.DataFrame, density: ScoreDensity | None, detector: ScoreOutlierDetector | None
+    ) -> Self:
+        """Return the models of a file with how it is read and written."""
+        estimator = density or detector
+        assert estimator is not None
+        labels = [name for name, reason in file.set_aside.items() if reason.is_label]
+        return cls(
+            Path(file.file.source).name, len(rows), tuple(file.options.missing), tuple(file.options.ignore),
+            tuple(labels), file.forms, decimals_of(rows, estimator.columns_), density, detector,
+        )  # fmt: skip
+
+    @classmethod
+    def read(cls, path: Path, device: str = "cpu") -> Self:
+        """Read the table that :meth:`write` wrote; its models go to the device."""
+        found = load_stored(path, device, TABLE_KIND)
+        if not isinstance(found, cls):
+            raise ValueError(f"{path}: expected a table from arcsm fit")
+        return found
+
+    def write(self, path: Path) -> None:
+        """Write the table to a ``.safetensors`` file or a folder."""
+        save_stored(self, path, TABLE_KIND)
+
+    def density_for(self, command: str, model: Path) -> ScoreDensity:
+        """Return the density, which a command needs."""
+        if self.density is None:
+            raise ValueError(f"{model}: was fitted with --for outliers; arcsm {command} needs arcsm fit --for values")
+        return self.density
+
+    def detector_for(self, command: str, model: Path) -> ScoreOutlierDetector:
+        """Return the detector, which a command needs."""
+        if self.detector is None:
+            raise ValueError(f"{model}: was fitted with --for values; arcsm {command} needs arcsm fit --for outliers")
+        return self.detector
+
+    def file(self, table: TableInput, options: ReadOptions) -> FrameFile:
+        """Return another table, to read like the fitted one."""
+        decimal = self.forms.decimal if self.forms.is_text else None
+        options = replace(options, missing=[*self.missing, *options.missing], default_decimal=decimal)
+        return FrameFile(table.path, options, self.forms.types, table.source)
