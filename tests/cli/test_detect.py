@@ -24,7 +24,7 @@ def test_detect_and_impute_write_tables(tmp_path: Path, suffix: str, monkeypatch
     new.loc[new.index[1], ["visits", "income"]] = [np.nan, 1e9]
     new.loc[new.index[2], "city"] = None
     write_frame(tmp_path / f"new{suffix}", new)
-    monkeypatch.setattr("arcsm.cli.tables._PART_ROWS", 20)
+    monkeypatch.setattr("arcsm.cli.outliers._PART_ROWS", 20)
     names = [str(tmp_path / f"{name}{suffix}") for name in ("normal", "new", "scores")]
     assert application.run(["detect", *names[:2], "--out", names[2], "--report", str(tmp_path / "page.html")]) == 0
     scores = read_frame(names[2])

@@ -1,9 +1,11 @@
 """Tables fitted once by ``arcsm fit``: their models, and how files like theirs are read and written."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import pandas as pd
 
 from arcsm.cli.kinds import TABLE_KIND
@@ -28,6 +30,7 @@ class FittedTable:
         ignored: The columns left out.
         labels: The columns that label its rows.
         forms: How its cells write their values.
+        digest: A hash of its rows, which tells it from others.
         decimals: The most decimals of each column of numbers; see :func:`~arcsm.estimators.rounding.decimals_of`.
         density: Its density, unless it was fitted for outliers alone.
         detector: Its detector of outliers, unless it was fitted for values alone.
@@ -39,6 +42,7 @@ class FittedTable:
     ignored: tuple[str, ...]
     labels: tuple[str, ...]
     forms: CellForms
+    digest: str
     decimals: dict[str, int | None]
     density: ScoreDensity | None = None
     detector: ScoreOutlierDetector | None = None
@@ -51,9 +55,10 @@ class FittedTable:
         estimator = density or detector
         assert estimator is not None
         labels = [name for name, reason in file.set_aside.items() if reason.is_label]
+        decimals = decimals_of(rows, estimator.columns_)
         return cls(
             Path(file.file.source).name, len(rows), tuple(file.options.missing), tuple(file.options.ignore),
-            tuple(labels), file.forms, decimals_of(rows, estimator.columns_), density, detector,
+            tuple(labels), file.forms, _digest(estimator, rows), decimals, density, detector,
         )  # fmt: skip
 
     @classmethod
@@ -67,6 +72,11 @@ class FittedTable:
     def write(self, path: Path) -> None:
         """Write the table to a ``.safetensors`` file or a folder."""
         save_stored(self, path, TABLE_KIND)
+
+    def is_of(self, rows: pd.DataFrame) -> bool:
+        """Return whether these are the fitted rows."""
+        estimator = self.density or self.detector
+        return estimator is not None and self.digest == _digest(estimator, rows)
 
     def density_for(self, command: str, model: Path) -> ScoreDensity:
         """Return the density, which a command needs."""
@@ -85,3 +95,7 @@ class FittedTable:
         decimal = self.forms.decimal if self.forms.is_text else None
         options = replace(options, missing=[*self.missing, *options.missing], default_decimal=decimal)
         return FrameFile(table.path, options, self.forms.types, table.source)
+
+
+def _digest(estimator: ScoreDensity | ScoreOutlierDetector, rows: pd.DataFrame) -> str:
+    return hashlib.sha256(np.ascontiguousarray(estimator.columns_.encode(rows)).tobytes()).hexdigest()

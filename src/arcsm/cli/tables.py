@@ -203,7 +203,7 @@ def synthesize(
     show(f"{out}  {count} rows" + (f", {len(drawn.drop_duplicates())} of them different" if conditions else ""))
     if rows is None:
         return
-    quality = [] if conditions else SynthesisQuality.measure(density, rows, drawn, seed).lines()
+    quality = [] if conditions else _quality(known, density, rows, drawn, seed)
     for line in quality:
         show(line)
     if page is not None:
@@ -211,3 +211,14 @@ def synthesize(
         title = f"{out.name}, like {Path(name).name}"
         write_synthesis_report(density, rows, drawn, remarks, page, title, progress=True)
         show(page)
+
+
+def _quality(
+    known: FittedTable, density: ScoreDensity, rows: pd.DataFrame, drawn: pd.DataFrame, seed: int
+) -> list[str]:
+    """Return lines on the quality of synthetic rows, beside the table to which the density was fitted."""
+    if not known.is_of(rows):
+        return [
+            f"quality not measured: it needs {known.source} as it was fitted, which tells held-out rows from others"
+        ]
+    return SynthesisQuality.measure(density, rows, drawn, seed).lines()

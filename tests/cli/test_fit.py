@@ -1,0 +1,209 @@
+"""The command fit, and the commands that use what it fitted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from arcsm.cli.fitted_tables import FittedTable
+from arcsm.serialization import read_tensors, write_tensors
+from small_runs import call
+from small_tables import correlated_table, run, use_small_models
+
+ROWS = 240
+
+
+@pytest.fixture(autouse=True)
+def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_models(monkeypatch)
+
+
+def shop_table(seed: int) -> pd.DataFrame:
+    """Return a table with an id, numbers in a format, words for truth values and dates."""
+    table, random = correlated_table(ROWS, seed), np.random.default_rng(seed)
+    days = pd.Timestamp("2026-01-01") + pd.to_timedelta(random.integers(0, 300, ROWS), "D")
+    return pd.DataFrame(
+        {
+            "order": np.arange(1000 * (seed + 1), 1000 * (seed + 1) + ROWS),
+            "width": table["a"].round(2),
+            "price": [f"${price:,.2f}" for price in random.exponential(2_000.0, ROWS)],
+            "city": table["city"],
+            "visits": table["visits"],
+            "paid": np.where(random.random(ROWS) < 0.5, "TRUE", "FALSE"),
+            "day": days.strftime("%d.%m.%Y"),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a table, another with gaps, and the model of the first."""
+    folder = tmp_path_factory.mktemp("shop")
+    shop_table(0).to_csv(folder / "table.csv", index=False)
+    other = shop_table(1).head(30)
+    other.to_csv(folder / "new.csv", index=False)
+    other.loc[3:9, "width"] = np.nan
+    other.loc[5:7, ["city", "day"]] = np.nan
+    other.to_csv(folder / "gaps.csv", index=False)
+    with pytest.MonkeyPatch.context() as patch:
+        use_small_models(patch)
+        assert run("fit", folder / "table.csv", "--out", folder / "model") == 0
+    return folder
+
+
+def test_the_fitted_table_holds_no_pickles_and_says_what_it_is_for(folder: Path) -> None:
+    assert sorted(path.name for path in (folder / "model").iterdir()) == ["config.json", "model.safetensors"]
+    fitted = FittedTable.read(folder / "model")
+    assert (fitted.source, fitted.rows, fitted.labels) == ("table.csv", ROWS, ("order",))
+    assert fitted.density is not None
+    assert fitted.detector is not None
+    assert list(fitted.forms.types) == ["width", "price", "city", "visits", "paid", "day"]
+
+
+def test_detect_with_a_model_gives_the_verdicts_of_fitting_anew(folder: Path, tmp_path: Path) -> None:
+    assert run("detect", folder / "new.csv", "--model", folder / "model", "--out", tmp_path / "a.csv") == 0
+    assert run("detect", folder / "table.csv", folder / "new.csv", "--out", tmp_path / "b.csv") == 0
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "a.csv"), pd.read_csv(tmp_path / "b.csv"))
+    assert pd.read_csv(tmp_path / "a.csv")["order"].tolist() == list(range(2000, 2030))
+    options = ["--model", folder / "model", "--contamination", "0.4", "--with-data", "--report", tmp_path / "page.html"]
+    assert run("detect", folder / "new.csv", *options, "--out", tmp_path / "c.parquet") == 0
+    found = pd.read_parquet(tmp_path / "c.parquet")
+    assert found["outlier"].sum() > pd.read_csv(tmp_path / "a.csv")["outlier"].sum()
+    assert "price" in found.columns
+    assert (tmp_path / "page.html").stat().st_size > 10_000
+
+
+def test_impute_with_a_model_fills_like_fitting_the_table(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "filled.csv"
+    assert run("impute", folder / "gaps.csv", "--model", folder / "model", "--out", out) == 0
+    filled, gaps = pd.read_csv(out, dtype=str), pd.read_csv(folder / "gaps.csv", dtype=str)
+    assert not filled.isna().any(axis=None)
+    known = gaps.notna()
+    pd.testing.assert_frame_equal(filled.where(known), gaps)
+    assert filled["day"].str.fullmatch(r"\d\d\.\d\d\.2026").all()
+    assert set(filled["city"]) == {"Rome", "Oslo"}
+    assert run("impute", folder / "new.csv", "--model", folder / "model", "--out", out) == 0
+    assert out.read_text() == (folder / "new.csv").read_text()
+
+
+def test_synthesize_with_a_model_needs_no_table(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, out = folder / "model", tmp_path / "rows.csv"
+    assert run("synthesize", "--model", model, "--out", out) == 0
+    rows = pd.read_csv(out, dtype=str)
+    assert len(rows) == ROWS
+    assert list(rows.columns) == list(shop_table(0).columns)
+    assert rows["order"].tolist() == [str(order) for order in range(1000 + ROWS, 1000 + 2 * ROWS)]
+    assert rows["price"].str.fullmatch(r"-?\$\d{1,3}(,\d{3})*\.\d\d").all()
+    assert set(rows["paid"]) == {"TRUE", "FALSE"}
+    assert run("synthesize", folder / "table.csv", "--out", tmp_path / "anew.csv") == 0
+    assert (tmp_path / "anew.csv").read_text() == out.read_text()
+    given = ["--given", "city=Rome", "--given", "day=05.03.2026", "--given", "price=$900"]
+    assert run("synthesize", "--model", model, "-n", "5", *given, "--out", out) == 0
+    rows = pd.read_csv(out, dtype=str)
+    assert rows[["city", "day", "price"]].drop_duplicates().to_numpy().tolist() == [["Rome", "05.03.2026", "$900.00"]]
+    capsys.readouterr()
+    page = tmp_path / "page.html"
+    assert run("synthesize", folder / "table.csv", "--model", model, "--out", out) == 0
+    assert "copies of training rows" in capsys.readouterr().out
+    assert run("synthesize", folder / "new.csv", "--model", model, "--out", out, "--report", page) == 0
+    assert "quality not measured: it needs table.csv as it was fitted" in capsys.readouterr().out
+    assert page.exists()
+    assert len(pd.read_csv(out)) == 30
+    for value, message in (("city=Paris", "city has no 'Paris'; it has Oslo, Rome"), ("visits=900", "range from 0 to")):
+        assert run("synthesize", "--model", model, "--given", value, "--out", out) == 1
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [True, False])
+def test_score_with_a_model_writes_log_densities(option: bool, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scores.csv"
+    model = [folder / "new.csv", "--model", folder / "model"] if option else [folder / "model", folder / "new.csv"]
+    assert run("score", *model, "--out", out) == 0
+    scores = pd.read_csv(out)
+    assert list(scores.columns) == ["order", "row", "log_prob", "least_likely_column", "its_log_prob"]
+    fitted = FittedTable.read(folder / "model")
+    assert fitted.density is not None
+    new = shop_table(1).head(30)
+    new["price"] = new["price"].str.strip("$").str.replace(",", "").astype(float)
+    new["paid"], new["day"] = new["paid"] == "TRUE", pd.to_datetime(new["day"], format="%d.%m.%Y")
+    rows = new.drop(columns="order")
+    np.testing.assert_allclose(scores["log_prob"], fitted.density.score_samples(rows), rtol=1e-9)
+    terms = fitted.density.explain(rows)
+    assert scores["least_likely_column"].tolist() == terms.idxmin(axis=1).tolist()
+    np.testing.assert_allclose(scores["its_log_prob"], terms.min(axis=1), rtol=1e-9)
+
+
+def test_a_table_fitted_for_one_purpose_says_what_it_lacks(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outliers, values, out = tmp_path / "o.safetensors", tmp_path / "v.safetensors", tmp_path / "out.csv"
+    assert run("fit", folder / "table.csv", "--for", "outliers", "--out", outliers) == 0
+    assert "for arcsm detect, with --model" in capsys.readouterr().out
+    assert run("fit", folder / "table.csv", "--for", "values", "--ignore", "city", "--out", values) == 0
+    assert run("impute", folder / "gaps.csv", "--model", outliers, "--out", out) == 1
+    assert f"{outliers}: was fitted with --for outliers; arcsm impute needs" in capsys.readouterr().err
+    assert run("detect", folder / "new.csv", "--model", values, "--out", out) == 1
+    assert f"{values}: was fitted with --for values; arcsm detect needs" in capsys.readouterr().err
+    assert run("detect", folder / "new.csv", "--model", outliers, "--out", out) == 0
+
+
+WRONG: list[tuple[list[Any], str]] = [
+    (["detect", "new.csv", "--out", "x.csv"], "expected TRAIN and TEST, or TEST and --model"),
+    (["detect", "table.csv", "new.csv", "--model", "model", "--out", "x.csv"], "expected the table to score alone"),
+    (["detect", "new.csv", "--model", "model", "--numeric", "city", "--out", "x.csv"], "--numeric: has no effect with"),
+    (["detect", "new.csv", "--model", "model", "--p-value", "1e-4", "--out", "x.csv"], "p-value: expected at least"),
+    (["impute", "gaps.csv", "--model", "model", "--n-estimators", "2", "--out", "x.csv"], "--n-estimators: has no"),
+    (["impute", "gaps.csv", "--model", "none", "--out", "x.csv"], "no such file"),
+    (
+        ["impute", "other.csv", "--model", "model", "--out", "x.csv"],
+        "other.csv: columns width, price, city, visits, paid, day are missing",
+    ),
+    (["synthesize", "--out", "x.csv"], "expected a TABLE, or --model"),
+    (["synthesize", "--model", "model", "--report", "p.html", "--out", "x.csv"], "expected a TABLE to compare with"),
+    (["score", "new.csv", "--out", "x.csv"], "expected RUN and DATA, or DATA and --model"),
+    (["score", "new.csv", "--model", "model", "--method", "flow", "--out", "x.csv"], "--method: has no effect with"),
+    (["score", "new.csv", "--model", "model", "--devices", "2", "--out", "x.csv"], "--devices: a fitted table"),
+    (["score", "new.csv", "--model", "model", "--out", "x.npy"], "expected a .csv, .tsv or .parquet file"),
+    (["sample", "model", "--out", "x.csv"], "holds a fitted table, not an autoregressive model; the option --model of"),
+    (["fit", "table.csv", "--out", "x.pkl"], "--out x.pkl: expected a folder or a .safetensors file"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG)
+def test_wrong_uses_are_rejected_in_one_line(
+    arguments: list[Any],
+    message: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(folder)
+    Path("other.csv").write_text("a,b\n1,2\n3,4\n")
+    assert call(*arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_changed_file_is_rejected_in_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors, header = read_tensors(folder / "model" / "model.safetensors")
+    for place, value, message in (
+        ("types", {"type": "mapping", "items": [["price", {"type": "os.system"}]]}, "unknown type 'os.system'"),
+        ("columns", "price", "CellForms: columns: expected"),
+        ("decimal", 3, "CellForms: decimal: expected"),
+    ):
+        forms = {**header["table"]["forms"], place: value}
+        write_tensors(tmp_path / "m.safetensors", tensors, {**header, "table": {**header["table"], "forms": forms}})
+        model = ["--model", tmp_path / "m.safetensors"]
+        assert run("detect", folder / "new.csv", *model, "--out", tmp_path / "x.csv") == 1
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
