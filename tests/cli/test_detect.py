@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from arcsm.cli import application
@@ -117,3 +118,33 @@ def test_ambiguous_numbers_of_the_scored_table_are_read_like_those_of_the_other(
         assert run("detect", train, test, "--out", out) == 0
         scores.append(read_frame(out)["score"].iloc[0])
     assert scores[0] == scores[1] == scores[2]
+
+
+@pytest.mark.parametrize("has_outliers", [True, False])
+def test_detect_bounds_the_share_of_false_outliers(
+    has_outliers: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use_small_models(monkeypatch)
+    monkeypatch.setattr("arcsm.cli.outliers._PART_ROWS", 20)
+    table = mixed_table(400)
+    write_frame(tmp_path / "normal.csv", table.head(350))
+    new = table.tail(50).copy()
+    if has_outliers:
+        new.loc[new.index[:10], "income"] = 1e9
+    write_frame(tmp_path / "new.csv", new)
+    tables, out = [tmp_path / "normal.csv", tmp_path / "new.csv"], tmp_path / "scores.csv"
+    assert run("detect", *tables, "--fdr", "0.2", "--out", out, "--report", tmp_path / "page.html") == 0
+    lines = pd.read_csv(out)
+    p, count = np.sort(lines["p_value"]), len(lines)
+    below = p[p <= 0.2 * np.arange(1, count + 1) / count]
+    assert lines["outlier"].tolist() == (lines["p_value"] <= below.max(initial=0.0)).tolist()
+    assert lines["outlier"].head(10).all() == has_outliers
+    assert (tmp_path / "page.html").stat().st_size > 10_000
+    capsys.readouterr()
+    for options, message in (
+        (("--fdr", "0.001"), "fdr: expected at least"),
+        (("--fdr", "2"), "--fdr 2.0: expected a number between 0 and 1"),
+        (("--fdr", "0.1", "--p-value", "0.1"), "expected one of --contamination, --p-value and --fdr, got several"),
+    ):
+        assert run("detect", *tables, *options, "--out", out) == 1
+        assert message in capsys.readouterr().err

@@ -59,9 +59,9 @@ SHORTER = {
     "how-to/several-devices.md": ("train.steps=4", "train.validate_every=2", *_SMALL_MADE),
     "how-to/write-a-configuration.md": ("train.steps=10",),
 }
-PREPARATION: dict[str, Callable[[], None]] = {
-    page: write_small_tables for page in ("tutorials/table.md", "how-to/fit-once.md")
-}
+PREPARATION: dict[str, Callable[[], None]] = dict.fromkeys(
+    ("tutorials/table.md", "how-to/fit-once.md"), write_small_tables
+)
 
 
 def use_single_orders(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import pandas as pd
 from typer import Argument, Option, Typer
 
@@ -36,6 +37,7 @@ from arcsm.data.table import TableFile, check_reserved_columns
 from arcsm.errors import SkippedWarning, warn
 from arcsm.estimators import ScoreOutlierDetector
 from arcsm.estimators.detection import DETECTION_COLUMNS, DetectionResult, check_p_value
+from arcsm.estimators.false_discoveries import selection_threshold
 from arcsm.reports.detection import write_detection_report
 
 app = Typer()
@@ -57,7 +59,7 @@ class _Fitted:
     epilog="Examples: arcsm detect normal.csv new.csv --out scores.csv   |   "
     "arcsm detect all.csv all.csv --contamination 0.02 --out scores.csv --report report.html   |   "
     "arcsm detect sales.csv new.csv --id order --categorical branch --na -999 --out scores.csv   |   "
-    "arcsm detect new.csv --model model --out scores.csv"
+    "arcsm detect new.csv --model model --fdr 0.1 --out scores.csv"
 )
 def detect(
     tables: Annotated[
@@ -81,6 +83,13 @@ def detect(
         float | None,
         Option("--p-value", help="Flag rows with at most this p-value, in place of --contamination."),
     ] = None,
+    fdr: Annotated[
+        float | None,
+        Option(
+            help="Flag rows so that at most this share of them is expected to be normal, such as 0.1, in place of "
+            "--contamination. TEST is scored twice.",
+        ),
+    ] = None,
     with_data: WithData = False,
     safe_csv: SafeCSV = False,
     n_estimators: Estimators = None,
@@ -102,8 +111,10 @@ def detect(
 
     The command ends by listing the columns of each type that it inferred.
     """
-    if p_value is not None and contamination is not None:
-        raise ValueError("--p-value: expected either this or --contamination, got both")
+    if sum(option is not None for option in (p_value, contamination, fdr)) > 1:
+        raise ValueError("expected one of --contamination, --p-value and --fdr, got several")
+    if fdr is not None and not 0.0 < fdr < 1.0:
+        raise ValueError(f"--fdr {fdr}: expected a number between 0 and 1")
     if p_value is not None and not 0.0 < p_value < 1.0:
         raise ValueError(f"--p-value {p_value}: expected a number between 0 and 1")
     check_outputs(out, page, tables)
@@ -155,6 +166,11 @@ def detect(
         if p_value is not None:
             check_p_value(p_value, detector.count_held_out(normal))
         fit_rows(detector, normal, fitted.source)
+    if fdr is not None:
+        with track("selecting", rows, enabled=True) as work:
+            parts = work.over(new.parts(_PART_ROWS), len)
+            p_values = np.concatenate([detector.p_values(part) for part in parts])
+        p_value = selection_threshold(p_values, fdr, len(detector.held_out_scores_))
     result = _write_scores(detector, new, out, detected.labels, with_data, p_value, rows, safe_csv)
     show_columns(detected.source, detected.rows, detector.columns_)
     show(f"{out}  {rows} rows, {result.outliers} flagged")

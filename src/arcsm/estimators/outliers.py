@@ -18,6 +18,7 @@ from arcsm.errors import warn
 from arcsm.estimators.column_inference import NumberRules
 from arcsm.estimators.column_types import Array, Categories
 from arcsm.estimators.density_estimator import DensityEstimator
+from arcsm.estimators.false_discoveries import selection_threshold
 from arcsm.estimators.native_frames import is_native, to_native
 from arcsm.estimators.table_distillation import distilled_table
 from arcsm.estimators.value_conditionals import NODES, value_conditionals
@@ -56,7 +57,8 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
     Attributes:
         offset_: The threshold of :meth:`score_samples`.
         fitted_scores_: Scores of the fitted rows.
-        held_out_scores_: Scores of the held-out rows among them, in ascending order.
+        held_out_scores_: Scores of the rows that calibrate the p-values, in ascending order: the held-out rows among
+            them, or those of :meth:`calibrate`.
         held_out_centrality_: For each modelled column, the probability :math:`|2 F(x) - 1|` of the central interval
             that ends at a held-out value, given all others of its row, ``(n,)`` in ascending order; none in a
             categorical column.
@@ -243,13 +245,46 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         """Return 1 for normal rows and -1 for outliers, ``(N,)``."""
         return np.where(self.decision_function(X) < 0.0, -1, 1)
 
+    def calibrate(self, X: Any) -> Self:
+        """Let other normal rows calibrate the p-values, without fitting again.
+
+        If they were not fitted, p-values are exact (split conformal): for a new row from the same distribution,
+        whatever it is, :math:`P(p \\le \\alpha) \\le \\alpha`. By default the held-out rows calibrate them. These
+        also choose when the training ends, so it holds only nearly. With ``contamination="auto"``, the threshold
+        follows.
+
+        Arguments:
+            X: Normal rows ``(N, D)`` that were not fitted.
+        """
+        scores = np.sort(self.score_samples(X))
+        self.held_out_scores_ = scores
+        if isinstance(self.contamination, str):
+            self.offset_ = self._threshold(self.contamination)
+        return self
+
     def p_values(self, X: Any) -> Array:
         """Return the p-value of each row, from the share of held-out rows with as low a score, ``(N,)``.
 
         The smallest is ``1 / (held-out rows + 1)``. A tiny table has no held-out rows, so the training rows serve
-        instead and the p-values are too small.
+        instead and the p-values are too small. See :meth:`calibrate` for exact ones.
         """
         return self.p_values_from_scores(self.score_samples(X))
+
+    def select(self, X: Any, fdr: float = 0.1) -> NDArray[np.bool_]:
+        """Return which rows are outliers so that at most a share ``fdr`` of these is expected to be normal, ``(N,)``.
+
+        That is the procedure of Benjamini and Hochberg on :meth:`p_values`;
+        see :func:`~arcsm.estimators.false_discoveries.selection_threshold`. :meth:`predict` instead labels a share of
+        all rows. Which rows are selected depends on the others that are tested with them.
+
+        Raises:
+            ValueError: If ``fdr`` is not between 0 and 1, or lower than the held-out rows can tell.
+
+        Warns:
+            UserWarning: If few outliers could not be told from chance with so few held-out rows.
+        """
+        p = self.p_values(X)
+        return p <= selection_threshold(p, fdr, len(self.held_out_scores_))
 
     def p_values_from_scores(self, scores: Array) -> Array:
         """Return the p-values of rows with these :meth:`score_samples`."""
