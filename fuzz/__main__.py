@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-NAMES = ("model", "config", "csv", "npy", "npz", "parquet", "image", "idx", "xlsx")
+NAMES = ("model", "fitted", "config", "csv", "npy", "npz", "parquet", "image", "idx", "xlsx")
 _COUNT = re.compile(r"(?:^#|stat::number_of_executed_units:\s+)(\d+)", re.MULTILINE)
 
 

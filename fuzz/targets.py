@@ -19,10 +19,12 @@ from pyarrow import parquet
 
 from arcsm import MADE, AutoregressiveModel, GaussianHead, LogisticMixtureHead, NoiseLadder, PixelCNNPP, ScoreHead, save
 from arcsm.cli import application
+from arcsm.cli.fitted_tables import FittedTable
 from arcsm.cli.kinds import kind_at, kind_in_config
 from arcsm.cli.table_inputs import TableInput
 from arcsm.data import FrameFile, ReadOptions, blocks_of, read_array, read_frame, read_idx, read_images, read_table
 from arcsm.data.table import TableFile
+from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
 from arcsm.implicit import VAEConfig
 from arcsm.implicit.networks.vae import save_vae
 from arcsm.training.run_config import dump_config, parse_tree, presets, validated
@@ -102,6 +104,33 @@ def model_seeds(folder: Path) -> Seeds:
     yield path.read_bytes()
 
 
+def read_fitted(_: bytes, path: Path) -> None:
+    """Read a fitted table and use it as the commands do; these exit with an error of one line at most."""
+    FittedTable.read(path)
+    table, out = path.with_name("table.csv"), path.with_name("out.csv")
+    frame()[["number", "name"]].to_csv(table, index=False)
+    stderr, sys.stderr = sys.stderr, open(os.devnull, "w")  # noqa: SIM115
+    try:
+        for command in (["detect", table], ["impute", table], ["synthesize", "-n", 2], ["score", table]):
+            application.run([str(word) for word in (*command, "--model", path, "--out", out)])
+    finally:
+        sys.stderr.close()
+        sys.stderr = stderr
+
+
+def fitted_seeds(folder: Path) -> Seeds:
+    table, path = folder / "table.csv", folder / "fitted.safetensors"
+    rows = pd.concat([frame()[["number", "name"]]] * 3, ignore_index=True)
+    rows.to_csv(table, index=False)
+    file = FrameFile(table)
+    read = file.read()
+    small: dict[str, Any] = {"max_steps": 1, "n_estimators": 1, "hidden_features": (2,), "random_state": 0}
+    density, detector = ScoreDensity(**small).fit(read), ScoreOutlierDetector(**small).fit(read)
+    for models in ((density, detector), (density, None), (None, detector)):
+        FittedTable.of_file(file, read, *models).write(path)
+        yield path.read_bytes()
+
+
 # Configurations -----------------------------------------------------------------------------------------------------
 
 
@@ -133,7 +162,8 @@ def config_seeds(_: Path) -> Seeds:
 
 def table_of(path: Path) -> None:
     file = FrameFile(path)
-    file.written(file.read(set_aside=True), as_text=True)
+    rows = file.read(set_aside=True)
+    file.forms.written(rows, as_text=True)
 
 
 def all_raw_rows(path: Path) -> None:
@@ -294,6 +324,7 @@ def idx_seeds(_: Path) -> Seeds:
 
 TARGETS: dict[str, Target] = {
     "model": Target(read_model, model_seeds, ".safetensors", mutators.model),
+    "fitted": Target(read_fitted, fitted_seeds, ".safetensors", mutators.model),
     "config": Target(read_config, config_seeds, ".yaml"),
     "csv": Target(read_csv, csv_seeds, ".csv"),
     "npy": Target(read_npy, npy_seeds, ".npy"),

@@ -250,7 +250,8 @@ def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Pat
     """Load tensors into a module, after a check that names, shapes and types agree and all numbers are finite.
 
     Numbers must be finite in the type of the module, whatever the type of the tensors.
-    The module may complete the tensors that an older version wrote (``_load_from_state_dict``).
+    The module may complete the tensors that an older version wrote (``_load_from_state_dict``). A part of it may check
+    the values (``check_loaded``, which raises a ``ValueError``).
     """
     expected = module.state_dict()
     for name in sorted(tensors):
@@ -269,6 +270,12 @@ def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Pat
     missing = module.load_state_dict(dict(tensors), strict=False).missing_keys
     if missing:
         raise ValueError(f"{path}: tensor {min(missing)} is missing")
+    for name, part in module.named_modules():
+        if hasattr(part, "check_loaded") and not any(buffer.is_meta for buffer in part.buffers()):
+            try:
+                part.check_loaded()
+            except ValueError as error:
+                raise ValueError(f"{path}: {name}: {error}") from error
 
 
 def read_state(

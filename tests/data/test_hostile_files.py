@@ -282,7 +282,7 @@ def test_parquet_files_that_claim_less_than_they_hold_are_rejected(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["config", "csv", "npy", "npz", "parquet", "image", "idx", "model"])
+@pytest.mark.parametrize("target", ["config", "csv", "npy", "npz", "parquet", "image", "idx", "model", "fitted"])
 def test_a_minute_of_fuzzing_finds_nothing(target: str, tmp_path: Path) -> None:
     pytest.importorskip("atheris", reason="needs the extra fuzz")
     root = Path(__file__).resolve().parents[2]

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import torch
 from sklearn.exceptions import NotFittedError
 
 import arcsm
@@ -171,6 +172,28 @@ def test_files_that_were_changed_are_rejected(name: str, table: pd.DataFrame, tm
         ScoreDensity.load(path)
     assert str(raised.value).startswith(f"{path}: ")
     assert "\n" not in str(raised.value)
+
+
+def test_tensors_that_no_fit_gives_are_rejected(table: pd.DataFrame, tmp_path: Path) -> None:
+    path = tmp_path / "density.safetensors"
+    ScoreDensity(**SMALL).fit(table).save(path)
+    tensors, header = read_tensors(path)
+    changed = [name for name in tensors if name.endswith(".correlation")]
+    assert changed
+    for name in changed:
+        wrong = -torch.eye(len(tensors[name]), dtype=tensors[name].dtype)
+        write_tensors(path, {**tensors, name: wrong}, header)
+        with pytest.raises(ValueError, match="correlation: expected a symmetric, positive definite matrix"):
+            ScoreDensity.load(path)
+
+
+def test_columns_that_do_not_fit_together_are_rejected(table: pd.DataFrame, tmp_path: Path) -> None:
+    path = tmp_path / "density.safetensors"
+    ScoreDensity(**SMALL).fit(table).save(path)
+    for change in ({"dtypes": None}, {"names": {"type": "tuple", "items": ["a"]}}):
+        rewritten(path, lambda header, change=change: header["estimator"]["fitted"]["columns_"].update(change))
+        with pytest.raises(ValueError, match="Columns: expected a type, a dtype and a name for each"):
+            ScoreDensity.load(path)
 
 
 def test_files_of_something_else_are_rejected(table: pd.DataFrame, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ class PreciseModule(nn.Module):
 
     mean: Tensor
     deviation: Tensor
+    correlation: Tensor
 
     @property
     def is_fitted(self) -> bool:
@@ -40,6 +41,16 @@ class PreciseModule(nn.Module):
             if moved.dtype != torch.float64:
                 setattr(self, name, (moved if exact.is_meta else exact).to(moved.device, torch.float64))
         return self
+
+    def check_loaded(self) -> None:
+        """Check the correlations that were read from a file.
+
+        Raises:
+            ValueError: If they are no symmetric, positive definite matrix.
+        """
+        matrix = self.correlation
+        if not torch.allclose(matrix, matrix.mT) or bool(torch.linalg.cholesky_ex(matrix.double()).info):
+            raise ValueError("correlation: expected a symmetric, positive definite matrix")
 
 
 class Predicted(NamedTuple):

@@ -40,6 +40,16 @@ class Columns:
     dtypes: tuple[Any, ...] | None = None  # of a data frame
     names: tuple[Any, ...] | None = None  # of a data frame
 
+    def check_read(self) -> None:
+        """Check columns that were read from a file."""
+        dtypes = self.dtypes or ()
+        fitting = (self.dtypes is None) == (self.names is None)
+        fitting &= all(isinstance(dtype, np.dtype | pd.api.extensions.ExtensionDtype) for dtype in dtypes)
+        if self.names is not None:
+            fitting &= len(self.kinds) == len(dtypes) == len(self.names)
+        if not fitting:
+            raise ValueError("Columns: expected a type, a dtype and a name for each")
+
     @classmethod
     def infer(cls, table: Table, rules: NumberRules = DEFAULT_RULES) -> Self:
         """Infer the column types from training rows; see :func:`infer_column`."""
