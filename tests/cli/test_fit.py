@@ -64,6 +64,14 @@ def test_the_fitted_table_holds_no_pickles_and_says_what_it_is_for(folder: Path)
     assert list(fitted.forms.types) == ["width", "price", "city", "visits", "paid", "day"]
 
 
+def test_info_says_what_a_fitted_table_holds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("info", folder / "model") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [f"fitted to   table.csv, {ROWS} rows", "labels      order"]
+    assert [line.split()[0] for line in lines[2:]] == ["density", "detector"]
+    assert all("weights, 36 held-out rows, 6 columns: " in line for line in lines[2:])
+
+
 def test_detect_with_a_model_gives_the_verdicts_of_fitting_anew(folder: Path, tmp_path: Path) -> None:
     assert run("detect", folder / "new.csv", "--model", folder / "model", "--out", tmp_path / "a.csv") == 0
     assert run("detect", folder / "table.csv", folder / "new.csv", "--out", tmp_path / "b.csv") == 0

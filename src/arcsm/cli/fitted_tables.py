@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 import pandas as pd
 
+from arcsm._runtime.terminal import printable
 from arcsm.cli.kinds import TABLE_KIND
 from arcsm.cli.table_inputs import TableInput
 from arcsm.data import FrameFile, ReadOptions
@@ -72,6 +73,19 @@ class FittedTable:
     def write(self, path: Path) -> None:
         """Write the table to a ``.safetensors`` file or a folder."""
         save_stored(self, path, TABLE_KIND)
+
+    def lines(self) -> list[str]:
+        """Return lines that say what the table holds."""
+        found = [f"fitted to   {self.source}, {self.rows} rows"]
+        if self.labels:
+            found.append(f"labels      {', '.join(map(printable, self.labels))}")
+        for name, estimator in (("density", self.density), ("detector", self.detector)):
+            if estimator is None:
+                continue
+            weights = 0 if estimator.model_ is None else sum(p.numel() for p in estimator.model_.model.parameters())
+            held_out = len(estimator.held_out_rows_)
+            found.append(f"{name:11s} {weights:,} weights, {held_out} held-out rows, {estimator.columns_.describe()}")
+        return found
 
     def is_of(self, rows: pd.DataFrame) -> bool:
         """Return whether these are the fitted rows."""

@@ -9,7 +9,7 @@ from typer import Argument, Option, Typer
 from arcsm._runtime.devices import resolve_device
 from arcsm._runtime.files import check_writable
 from arcsm.cli.console import show
-from arcsm.cli.kinds import kind_at
+from arcsm.cli.kinds import is_fitted_table, kind_at
 from arcsm.cli.options import Device, Sampler, Seed, Trained
 from arcsm.model import load
 from arcsm.training.run_config import dump_config, run_config_path
@@ -53,9 +53,18 @@ def serve(
     serve_page(load(run, resolve_device(device)), run.stem, host, port)
 
 
-@app.command(epilog="Example: arcsm info runs/digits")
+@app.command(epilog="Examples: arcsm info runs/digits   |   arcsm info model, of arcsm fit")
 def info(run: Trained, seed: Seed = 0, device: Device = "cpu") -> None:
-    """Print the parts of a model and the configuration of its run. The seed has no effect."""
+    """Print the parts of a model and the configuration of its run, or what a fitted table holds.
+
+    The seed has no effect.
+    """
+    if is_fitted_table(run):
+        from arcsm.cli.fitted_tables import FittedTable  # estimators take seconds to import
+
+        for line in FittedTable.read(run, device).lines():
+            show(line)
+        return
     kind = kind_at(run)
     model = kind.load(run, device)
     show(f"features    {model.features}")
