@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import numpy as np
 import pandas as pd
+import pyarrow
 import torch
 from torch import Tensor
 
@@ -54,7 +55,7 @@ def stored(cls: T) -> T:
     ``from_entries(entries, reader)``.
     """
     if hasattr(cls, "to_entries"):
-        register_kind(cls, cls.__name__, lambda value, writer: value.to_entries(writer), cls.from_entries)  # type: ignore[attr-defined]
+        register_kind(cls, _tag(cls), lambda value, writer: value.to_entries(writer), cls.from_entries)  # type: ignore[attr-defined]
         return cls
     assert is_dataclass(cls)
 
@@ -73,8 +74,13 @@ def stored(cls: T) -> T:
             made.check_read()
         return made
 
-    register_kind(cls, cls.__name__, write, read)
+    register_kind(cls, _tag(cls), write, read)
     return cls
+
+
+def _tag(cls: type) -> str:
+    """Return the name of a class in files; classes outside this package have that of their module, too."""
+    return cls.__name__ if cls.__module__.startswith("arcsm.") else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _arguments(cls: Any) -> list[str]:
@@ -154,11 +160,13 @@ class Reader:
         tensors: The tensors, by name.
         device: Where models go.
         shared: What was written once and is shared, by name.
+        taken: The tensors that were read; each has one use.
     """
 
     tensors: Mapping[str, Tensor]
     device: str = "cpu"
     shared: dict[str, Any] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)
 
     def read(self, found: Any) -> Any:
         """Return the value of JSON.
@@ -174,13 +182,16 @@ class Reader:
         tag = entries.pop("type", None)
         kind = _by_tag.get(tag) if isinstance(tag, str) else None
         if kind is None:
-            raise ValueError(f"unknown type {tag!r:.60}; perhaps a later arcsm wrote it")
+            raise ValueError(f"unknown type {tag!r:.60}; a later arcsm wrote it, or a module that was not imported")
         return kind.read(entries, self)
 
     def tensor(self, name: str) -> Tensor:
         """Return a tensor by its name."""
         if name not in self.tensors:
             raise ValueError(f"tensor {name!r:.60} is missing")
+        if name in self.taken:  # a small file could stand for much memory
+            raise ValueError(f"tensor {name!r:.60} is used twice")
+        self.taken.add(name)
         return self.tensors[name]
 
 
@@ -222,10 +233,17 @@ def _write_dtype(dtype: Any, writer: Writer) -> Entries:
         index = pd.Index([]) if dtype.categories is None else dtype.categories
         names = [writer.write(value) for value in index.tolist()]
         return {"categories": names, "dtype": writer.write(index.dtype), "ordered": dtype.ordered}
+    if isinstance(dtype, pd.ArrowDtype):
+        schema = pyarrow.schema([("", dtype.pyarrow_dtype)])
+        return {"arrow": writer.write(schema.serialize().to_pybytes())}
+    if isinstance(dtype, pd.DatetimeTZDtype):
+        return {"unit": dtype.unit, "zone": writer.write(dtype.tz)}
+    if isinstance(dtype, pd.StringDtype):
+        return {"text": dtype.storage, "missing": "NA" if dtype.na_value is pd.NA else "nan"}
     name = str(dtype)
     try:
         is_known = pd.api.types.pandas_dtype(name) == dtype
-    except (TypeError, ValueError, ImportError):
+    except (TypeError, ValueError, ImportError, NotImplementedError):
         is_known = False
     if not is_known:
         raise ValueError(f"cannot be saved: columns of dtype {name:.60}; {_UNWRITABLE}")
@@ -233,6 +251,12 @@ def _write_dtype(dtype: Any, writer: Writer) -> Entries:
 
 
 def _read_dtype(entries: Entries, reader: Reader) -> Any:
+    if "arrow" in entries:
+        return pd.ArrowDtype(pyarrow.ipc.read_schema(pyarrow.py_buffer(reader.read(entries["arrow"]))).types[0])
+    if "zone" in entries:
+        return pd.DatetimeTZDtype(entries["unit"], reader.read(entries["zone"]))
+    if "text" in entries:
+        return pd.StringDtype(entries["text"], pd.NA if entries["missing"] == "NA" else np.nan)
     if "categories" not in entries:
         return pd.api.types.pandas_dtype(entries["name"])
     names = pd.Index([reader.read(name) for name in entries["categories"]], dtype=reader.read(entries["dtype"]))
@@ -240,6 +264,9 @@ def _read_dtype(entries: Entries, reader: Reader) -> Any:
 
 
 def _write_zone(zone: datetime.tzinfo, writer: Writer) -> Entries:
+    offset = zone.utcoffset(None)
+    if offset is not None and str(zone) != "UTC":
+        return {"seconds": offset.total_seconds(), "name": zone.tzname(None)}
     name = str(zone)
     try:
         pd.DatetimeTZDtype(tz=name)
@@ -249,6 +276,9 @@ def _write_zone(zone: datetime.tzinfo, writer: Writer) -> Entries:
 
 
 def _read_zone(entries: Entries, reader: Reader) -> Any:
+    if "seconds" in entries:
+        offset = datetime.timedelta(seconds=entries["seconds"])
+        return datetime.timezone(offset) if entries["name"] is None else datetime.timezone(offset, entries["name"])
     try:
         return pd.DatetimeTZDtype(tz=entries["name"]).tz
     except KeyError as error:
@@ -316,14 +346,14 @@ register_kind(
 register_kind(
     np.datetime64,
     "datetime64",
-    lambda value, writer: {"value": str(value), "unit": np.datetime_data(value.dtype)[0]},
-    lambda entries, reader: np.datetime64(entries["value"], entries["unit"]),
+    lambda value, writer: {"value": str(value), "unit": list(np.datetime_data(value.dtype))},
+    lambda entries, reader: np.datetime64(entries["value"], tuple(entries["unit"])),
 )
 register_kind(
     np.timedelta64,
     "timedelta64",
-    lambda value, writer: {"value": int(value.astype(np.int64)), "unit": np.datetime_data(value.dtype)[0]},
-    lambda entries, reader: np.timedelta64(entries["value"], entries["unit"]),
+    lambda value, writer: {"value": int(value.astype(np.int64)), "unit": list(np.datetime_data(value.dtype))},
+    lambda entries, reader: np.timedelta64(entries["value"], tuple(entries["unit"])),
 )
 register_kind(datetime.tzinfo, "zone", _write_zone, _read_zone)
 register_kind(tuple, "tuple", _write_tuple, _read_tuple)

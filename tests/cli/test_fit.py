@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import arcsm
+from arcsm import MADE, AutoregressiveModel, GaussianHead
 from arcsm.cli.fitted_tables import FittedTable
 from arcsm.serialization import read_tensors, write_tensors
 from small_runs import call
@@ -98,6 +100,50 @@ def test_impute_with_a_model_fills_like_fitting_the_table(folder: Path, tmp_path
     assert out.read_text() == (folder / "new.csv").read_text()
 
 
+def test_rows_without_a_known_cell_are_filled_in_the_form_of_the_fitted_table(folder: Path, tmp_path: Path) -> None:
+    new = pd.read_csv(folder / "new.csv", dtype=str).head(3)
+    new[["width", "paid", "price"]] = ""
+    new.to_csv(tmp_path / "new.csv", index=False)
+    out = tmp_path / "filled.csv"
+    assert run("impute", tmp_path / "new.csv", "--model", folder / "model", "--out", out) == 0
+    filled = pd.read_csv(out, dtype=str)
+    assert filled["width"].str.fullmatch(r"-?\d+\.\d{1,2}").any()
+    assert set(filled["paid"]) <= {"TRUE", "FALSE"}
+    assert filled["price"].str.fullmatch(r"-?\$[\d,]+\.\d\d").all()
+
+
+def test_a_european_table_keeps_its_separator_and_encoding(tmp_path: Path) -> None:
+    table = shop_table(0).drop(columns="price").replace({"city": {"Rome": "Köln"}})
+    table.to_csv(tmp_path / "t.csv", index=False, sep=";", decimal=",", encoding="cp1252", lineterminator="\r\n")
+    model, out = tmp_path / "model", tmp_path / "rows.csv"
+    assert run("fit", tmp_path / "t.csv", "--encoding", "cp1252", "--out", model) == 0
+    assert run("synthesize", "--model", model, "-n", 20, "--out", out) == 0
+    content = out.read_bytes()
+    assert content.startswith(b"order;width;city;visits;paid;day\r\n")
+    assert b";K\xf6ln;" in content
+    assert run("detect", tmp_path / "t.csv", "--model", model, "--out", tmp_path / "scores.csv") == 0
+
+
+def test_fit_replaces_fitted_tables_alone(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = AutoregressiveModel(MADE(2, 2, (4,)), GaussianHead(2))
+    arcsm.save(model, tmp_path / "model")
+    before = (tmp_path / "model" / "model.safetensors").read_bytes()
+    assert run("fit", folder / "table.csv", "--out", tmp_path / "model") == 1
+    assert "holds something else than a fitted table" in capsys.readouterr().err
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
+    for _ in range(2):
+        assert run("fit", folder / "table.csv", "--for", "outliers", "--out", tmp_path / "m.safetensors") == 0
+
+
+def test_a_row_without_values_has_no_least_likely_column(folder: Path, tmp_path: Path) -> None:
+    new = pd.read_csv(folder / "new.csv", dtype=str).head(2)
+    new.iloc[0, 1:] = ""
+    new.to_csv(tmp_path / "new.csv", index=False)
+    assert run("score", tmp_path / "new.csv", "--model", folder / "model", "--out", tmp_path / "s.csv") == 0
+    scores = pd.read_csv(tmp_path / "s.csv", keep_default_na=False)
+    assert scores.loc[0, ["log_prob", "least_likely_column", "its_log_prob"]].tolist() == [0.0, "", ""]
+
+
 def test_synthesize_with_a_model_needs_no_table(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -179,6 +225,12 @@ WRONG: list[tuple[list[Any], str]] = [
     (["score", "new.csv", "--model", "model", "--devices", "2", "--out", "x.csv"], "--devices: a fitted table"),
     (["score", "new.csv", "--model", "model", "--out", "x.npy"], "expected a .csv, .tsv or .parquet file"),
     (["sample", "model", "--out", "x.csv"], "holds a fitted table, not an autoregressive model; the option --model of"),
+    (["score", "new.csv", "--model", "model", "--class", "0", "--out", "x.csv"], "--class: has no effect with --model"),
+    (
+        ["synthesize", "--model", "model", "--sep", ";", "--out", "x.csv"],
+        "--sep: has no effect with --model and without",
+    ),
+    (["detect", "new.csv", "--model", "model", "--ignore", "city", "--out", "x.csv"], "column 'city': is modelled in"),
     (["fit", "table.csv", "--out", "x.pkl"], "--out x.pkl: expected a folder or a .safetensors file"),
 ]
 

@@ -67,3 +67,9 @@ def test_calibration_moves_the_threshold_of_the_default() -> None:
     fixed = ScoreOutlierDetector(0.2, **QUICK).fit(rows_of(200, random))
     before = fixed.offset_
     assert fixed.calibrate(new).offset_ == before
+
+
+def test_p_values_of_training_rows_are_a_warning() -> None:
+    detector = ScoreOutlierDetector(**QUICK).fit(rows_of(7, np.random.default_rng(0)))
+    with pytest.warns(UserWarning, match="all rows were fitted, so p-values are too small"):
+        detector.select(rows_of(7, np.random.default_rng(1)), fdr=0.5)

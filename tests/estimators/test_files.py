@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import decimal
 import enum
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 from sklearn.exceptions import NotFittedError
@@ -102,6 +104,11 @@ COLUMNS: dict[str, Any] = {
     "numbers as names": pd.Categorical(np.arange(ROWS) % 3),
     "nullable": pd.array([None, *range(1, ROWS)], dtype="Int64"),
     "truth": np.arange(ROWS) % 2 == 0,
+    "arrow text": pd.array(["a", "b"] * (ROWS // 2), dtype=pd.ArrowDtype(pa.string())),
+    "python text": pd.array(["a", "b"] * (ROWS // 2), dtype=pd.StringDtype("python")),
+    "fixed zone": pd.date_range(
+        "2026", periods=ROWS, freq="h", tz=datetime.timezone(datetime.timedelta(hours=1), "CET")
+    ),
     "eighths": np.arange(ROWS) % 31 / 8.0,
 }
 
@@ -123,6 +130,41 @@ def test_frames_of_other_libraries_come_back(table: pd.DataFrame, tmp_path: Path
         density.save(tmp_path)
         assert ScoreDensity.load(tmp_path).sample(5).equals(density.sample(5))
     assert ScoreDensity.load(tmp_path).sample(5).schema == density.sample(5).schema
+
+
+def schema_entry(*fields: tuple[str, pa.DataType]) -> dict[str, Any]:
+    """Return the entries of a frame kind with these columns."""
+    schema = base64.b64encode(pa.schema(fields).serialize().to_pybytes()).decode()
+    return {"type": "FrameKind", "library": "polars", "schema": {"type": "bytes", "value": schema}}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        schema_entry(("a", pa.int64()), ("a", pa.int64())),
+        schema_entry(("a", pa.month_day_nano_interval())),
+        schema_entry(("a", pa.list_(pa.int64()))),
+        {**schema_entry(), "schema": {"type": "bytes", "value": "AAAA"}},
+    ],
+)
+def test_frames_that_no_fit_takes_are_rejected(entry: dict[str, Any], table: pd.DataFrame, tmp_path: Path) -> None:
+    path = tmp_path / "density.safetensors"
+    ScoreDensity(**SMALL).fit(table[["width"]]).save(path)
+    rewritten(path, lambda header: header["estimator"]["fitted"].update(_native=entry))
+    with pytest.raises(ValueError, match=r"not what arcsm .* writes") as raised:
+        ScoreDensity.load(path)
+    assert "\n" not in str(raised.value)
+
+
+class ScoreDensityOfMine(ScoreDensity):
+    """A subclass outside the package."""
+
+
+def test_subclasses_of_users_are_saved_as_such(table: pd.DataFrame, tmp_path: Path) -> None:
+    ScoreDensityOfMine(**SMALL).fit(table[["width"]]).save(tmp_path / "mine")
+    assert type(ScoreDensity.load(tmp_path / "mine")) is ScoreDensityOfMine
+    ScoreDensity(**SMALL).fit(table[["width"]]).save(tmp_path / "plain")
+    assert type(ScoreDensity.load(tmp_path / "plain")) is ScoreDensity
 
 
 class Colour(enum.Enum):
@@ -147,7 +189,7 @@ def rewritten(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "unknown type": (lambda entry: entry.update(type="Popen"), "unknown type 'Popen'; perhaps a later arcsm wrote it"),
+    "unknown type": (lambda entry: entry.update(type="Popen"), "unknown type 'Popen'; a later arcsm wrote it, or"),
     "not fitted": (lambda entry: entry.update(fitted={}), "ScoreDensity: .* is missing"),
     "a method": (lambda entry: entry["fitted"].update(sample=1), "ScoreDensity: wrong value of 'sample'"),
     "a model of text": (lambda entry: entry["fitted"].update(model_="x"), "ScoreDensity: wrong value of 'model_'"),
@@ -158,6 +200,15 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         "Identity: scale: expected .*float.*, got 'wide'",
     ),
     "an argument": (lambda entry: entry["parameters"].update(speed=2), "unexpected keyword argument 'speed'"),
+    "a tensor twice": (
+        lambda entry: entry["fitted"].update(held_out_rows_=entry["fitted"]["order_weights_"]),
+        "is used twice",
+    ),
+    "no decimal": (lambda entry: entry["parameters"].update(order={"type": "decimal", "value": "x"}), "not what arcsm"),
+    "an open library": (
+        lambda entry: entry["fitted"].update(_native={"type": "FrameKind", "library": "os"}),
+        "unknown library 'os'",
+    ),
     "no tensor": (lambda entry: entry["fitted"]["order_weights_"].update(numbers="array.99"), "'array.99' is missing"),
 }
 

@@ -1,6 +1,7 @@
 """Tables as their files hold them, with missing values filled in."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pandas as pd
 import pyarrow
 
 from arcsm.data import FrameFile
+from arcsm.data.cell_forms import CellForms
 from arcsm.data.column_types import MISSING
 from arcsm.data.number_formats import LEADING_ZERO, NumberFormat, PlainNumbers
 from arcsm.data.parquet_files import fill_categories, read_index
@@ -19,20 +21,28 @@ from arcsm.estimators.rounding import count_decimals, round_column
 _PART_ROWS = 50_000
 
 
-def fill_in_file(table: FrameFile, rows: pd.DataFrame, filled: pd.DataFrame, out: Path) -> pd.DataFrame:
+def fill_in_file(
+    table: FrameFile,
+    rows: pd.DataFrame,
+    filled: pd.DataFrame,
+    out: Path,
+    forms: CellForms | None = None,
+    decimals: Mapping[str, int | None] | None = None,
+) -> pd.DataFrame:
     """Return the table of a file with its missing values filled in, and all else unchanged.
 
     From CSV to CSV known cells keep their text. From CSV to Parquet numbers, times and truth values get their types;
     codes with leading zeros stay text. From Parquet columns keep their types and, to Parquet, rows their index.
-    ``rows`` are the rows as read, perhaps without some columns of the file.
+    ``rows`` are the rows as read, perhaps without some columns of the file. If they were filled by a model of another
+    table, ``forms`` and ``decimals`` are how that one writes its values.
     """
-    file, filled = table.file, _rounded(rows, filled)
+    file, filled = table.file, _rounded(rows, filled, decimals)
     whole = pd.concat(file.raw_parts(_PART_ROWS), ignore_index=True)
     whole.columns = pd.Index([str(name) for name in whole.columns])
     to_parquet = out.suffix.lower() == ".parquet"
     cells = whole.copy()
     for name in rows.columns:
-        cells[name] = _filled_cells(table, rows[name], filled[name], whole[name])
+        cells[name] = _filled_cells(table, rows[name], filled[name], whole[name], forms)
     if file.is_text and to_parquet:
         return _typed(table, cells, filled).rename(columns={"": label_name(whole.columns)})
     if file.suffix == ".parquet" and to_parquet and file.index:
@@ -40,19 +50,23 @@ def fill_in_file(table: FrameFile, rows: pd.DataFrame, filled: pd.DataFrame, out
     return cells
 
 
-def _rounded(rows: pd.DataFrame, filled: pd.DataFrame) -> pd.DataFrame:
-    """Round the filled numbers to as many decimals as the known ones have."""
-    filled = filled.copy()
+def _rounded(
+    rows: pd.DataFrame, filled: pd.DataFrame, decimals_of_columns: Mapping[str, int | None] | None
+) -> pd.DataFrame:
+    """Round the filled numbers to as many decimals as those of the fitted table have; by default, as the known ones."""
+    filled, fitted = filled.copy(), decimals_of_columns or {}
     for name in rows.columns:
         if pd.api.types.is_float_dtype(filled[name].dtype) and rows[name].isna().any():
-            decimals = count_decimals(rows[name])
+            decimals = fitted[name] if name in fitted else count_decimals(rows[name])
             if decimals is not None:
                 known = rows[name].notna().to_numpy()
                 filled[name] = filled[name].where(known, round_column(filled[name], decimals))
     return filled
 
 
-def _filled_cells(table: FrameFile, known: pd.Series, filled: pd.Series, cells: pd.Series) -> pd.Series:
+def _filled_cells(
+    table: FrameFile, known: pd.Series, filled: pd.Series, cells: pd.Series, forms: CellForms | None
+) -> pd.Series:
     """Fill in the missing cells of a column in the form of the others."""
     missing = known.isna().to_numpy()
     if not missing.any():
@@ -60,20 +74,25 @@ def _filled_cells(table: FrameFile, known: pd.Series, filled: pd.Series, cells: 
     if isinstance(cells.dtype, pd.ArrowDtype) and pyarrow.types.is_dictionary(cells.dtype.pyarrow_dtype):
         return fill_categories(cells, missing, filled[missing].tolist())
     whole = cells.astype(object) if cells.dtype == "str" else cells.copy()
-    whole[missing] = _in_form(table, known, filled[missing], cells)
+    whole[missing] = _in_form(table, known, filled[missing], cells, forms)
     return whole
 
 
-def _in_form(table: FrameFile, known: pd.Series, values: pd.Series, cells: pd.Series) -> Any:
-    """Return values in the form of the other cells of a column."""
-    form = table.format_of(str(known.name))
+def _in_form(table: FrameFile, known: pd.Series, values: pd.Series, cells: pd.Series, forms: CellForms | None) -> Any:
+    """Return values in the form of the other cells of a column, or of the fitted table if there are none."""
+    name, others = str(known.name), cells[known.notna().to_numpy()]
+    form = table.format_of(name)
     if form is not None:
         return form.write(values).to_numpy()
     if not table.file.is_text:
         return clip_to_dtype(values.to_numpy(dtype=object), cells.dtype)
     if not is_categorical(values.dtype):
-        return PlainNumbers.of(cells[known.notna().to_numpy()], table.file.decimal).write(values)
-    return values.astype(str).replace(table.truth_words.get(str(known.name), {})).to_numpy()
+        fitted = None if forms is None else forms.plain.get(name)
+        if len(others) or fitted is None:
+            return PlainNumbers.of(others, table.file.decimal).write(values)
+        return replace(fitted, decimal=table.file.decimal).write(values)
+    words = {} if forms is None else forms.truth_words.get(name, {})
+    return values.astype(str).replace(words | table.truth_words.get(name, {})).to_numpy()
 
 
 def _typed(table: FrameFile, cells: pd.DataFrame, filled: pd.DataFrame) -> pd.DataFrame:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-import numpy as np
 import pandas as pd
 
 from arcsm._runtime.terminal import printable
@@ -28,6 +27,7 @@ class FittedTable:
         source: The name of its file.
         rows: How many rows it has.
         missing: The marks of missing values that an option named.
+        encoding: The encoding that an option named.
         ignored: The columns left out.
         labels: The columns that label its rows.
         forms: How its cells write their values.
@@ -40,6 +40,7 @@ class FittedTable:
     source: str
     rows: int
     missing: tuple[str, ...]
+    encoding: str | None
     ignored: tuple[str, ...]
     labels: tuple[str, ...]
     forms: CellForms
@@ -58,8 +59,8 @@ class FittedTable:
         labels = [name for name, reason in file.set_aside.items() if reason.is_label]
         decimals = decimals_of(rows, estimator.columns_)
         return cls(
-            Path(file.file.source).name, len(rows), tuple(file.options.missing), tuple(file.options.ignore),
-            tuple(labels), file.forms, _digest(estimator, rows), decimals, density, detector,
+            Path(file.file.source).name, len(rows), tuple(file.options.missing), file.options.encoding,
+            tuple(file.options.ignore), tuple(labels), file.forms, _digest(rows), decimals, density, detector,
         )  # fmt: skip
 
     @classmethod
@@ -89,8 +90,7 @@ class FittedTable:
 
     def is_of(self, rows: pd.DataFrame) -> bool:
         """Return whether these are the fitted rows."""
-        estimator = self.density or self.detector
-        return estimator is not None and self.digest == _digest(estimator, rows)
+        return self.digest == _digest(rows)
 
     def density_for(self, command: str, model: Path) -> ScoreDensity:
         """Return the density, which a command needs."""
@@ -106,10 +106,19 @@ class FittedTable:
 
     def file(self, table: TableInput, options: ReadOptions) -> FrameFile:
         """Return another table, to read like the fitted one."""
-        decimal = self.forms.decimal if self.forms.is_text else None
-        options = replace(options, missing=[*self.missing, *options.missing], default_decimal=decimal)
+        modelled = [name for name in options.named if name in self.forms.types]
+        if modelled:
+            raise ValueError(
+                f"column {modelled[0]!r}: is modelled in {self.source}, so --ignore and --id have no effect; give them "
+                "to arcsm fit"
+            )
+        decimal, dialect = self.forms.decimal if self.forms.is_text else None, self.forms.dialect
+        encoding = options.encoding or (self.encoding if dialect is not None else None)
+        options = replace(
+            options, encoding=encoding, missing=[*self.missing, *options.missing], default_decimal=decimal
+        )
         return FrameFile(table.path, options, self.forms.types, table.source)
 
 
-def _digest(estimator: ScoreDensity | ScoreOutlierDetector, rows: pd.DataFrame) -> str:
-    return hashlib.sha256(np.ascontiguousarray(estimator.columns_.encode(rows)).tobytes()).hexdigest()
+def _digest(rows: pd.DataFrame) -> str:
+    return hashlib.sha256(rows.to_csv(index=False).encode()).hexdigest()

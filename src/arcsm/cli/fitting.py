@@ -12,6 +12,7 @@ from arcsm._runtime.files import check_separate, check_writable
 from arcsm._runtime.terminal import printable
 from arcsm.cli.console import show
 from arcsm.cli.fitted_tables import FittedTable
+from arcsm.cli.kinds import is_fitted_table
 from arcsm.cli.options import (
     Categorical,
     Decimal,
@@ -34,7 +35,6 @@ from arcsm.serialization import weights_path
 app = Typer()
 
 TABLE_KINDS = ".csv, .tsv, .parquet, .npy or .npz, or - for standard input"
-OF_FITTING = ("n_estimators", "categorical", "numeric")  # options without effect on what is fitted
 _MAX_LISTED = 60  # columns
 
 
@@ -66,7 +66,7 @@ def fit(
 ) -> None:
     """Fit a table once; detect, impute, synthesize and score use it with --model, here or on another machine.
 
-    The fitted table holds no pickled objects, so it is safe to open. It holds names, ranges and some values of TABLE.
+    The fitted table holds no pickled objects, so it is safe to open. It holds names and values of TABLE.
 
     The command ends by listing the columns of each type that it inferred.
     """
@@ -75,6 +75,8 @@ def fit(
     file = weights_path(out)
     check_writable(file)
     check_separate({"--out": file}, (table,))
+    if file.exists() and not is_fitted_table(file):
+        raise ValueError(f"--out {out}: holds something else than a fitted table; choose another name")
     options = ReadOptions(
         separator=sep, decimal=decimal, encoding=encoding, missing=na or (), ignore=ignore or (), ids=ids or (),
         categorical=categorical or (), numeric=numeric or (),

@@ -154,7 +154,7 @@ def score(
             raise ValueError(f"{', '.join(map(str, paths))}: with --model, expected the table to score alone")
         if devices * nodes > 1:
             raise ValueError("--devices: a fitted table is scored in one process")
-        check_unused({"method": method, "class": label, "skip_bad": skip_bad}, ("method", "class", "skip_bad"))
+        check_unused({"--method": method, "--class": label, "--skip-bad": skip_bad}, "")
         options = ReadOptions(
             separator=sep, decimal=decimal, encoding=encoding, missing=na or (), ignore=ignore or (), ids=ids or ()
         )

@@ -1,6 +1,6 @@
 """Options and arguments that several commands share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -129,9 +129,8 @@ def check_safe_csv(safe_csv: bool, out: Path) -> None:
         raise ValueError(f"--safe-csv: expected --out to be a .csv or .tsv file, got {out}")
 
 
-def check_unused(options: dict[str, object], names: Sequence[str]) -> None:
-    """Check that options of fitting are not given beside ``--model``."""
-    for name in names:
-        if options.get(name):
-            flag = name.replace("_", "-")
-            raise ValueError(f"--{flag}: has no effect with --model, which is fitted; give it to arcsm fit")
+def check_unused(options: Mapping[str, object], hint: str = "; give it to arcsm fit") -> None:
+    """Check that options without effect beside ``--model`` are not given, by their names."""
+    for name, value in options.items():
+        if value is not None and value is not False and value != []:
+            raise ValueError(f"{name}: has no effect with --model{hint}")

@@ -12,7 +12,7 @@ from typer import Argument, Option, Typer
 from arcsm._runtime.progress import track
 from arcsm.cli.console import show
 from arcsm.cli.fitted_tables import FittedTable
-from arcsm.cli.fitting import OF_FITTING, TABLE_KINDS, check_outputs, fit_rows, show_columns
+from arcsm.cli.fitting import TABLE_KINDS, check_outputs, fit_rows, show_columns
 from arcsm.cli.options import (
     Categorical,
     Decimal,
@@ -37,7 +37,7 @@ from arcsm.data.table import TableFile, check_reserved_columns
 from arcsm.errors import SkippedWarning, warn
 from arcsm.estimators import ScoreOutlierDetector
 from arcsm.estimators.detection import DETECTION_COLUMNS, DetectionResult, check_p_value
-from arcsm.estimators.false_discoveries import selection_threshold
+from arcsm.estimators.false_discoveries import check_fdr, selection_threshold
 from arcsm.reports.detection import write_detection_report
 
 app = Typer()
@@ -125,9 +125,11 @@ def detect(
         categorical=categorical or (), numeric=numeric or (),
     )  # fmt: skip
     if model is not None:
-        check_unused({"n_estimators": n_estimators, "categorical": categorical, "numeric": numeric}, OF_FITTING)
+        check_unused({"--n-estimators": n_estimators, "--categorical": categorical, "--numeric": numeric})
         if len(tables) != 1:
             raise ValueError(f"{', '.join(map(str, tables))}: with --model, expected the table to score alone")
+        if len(encoding or ()) > 1:
+            raise ValueError("--encoding: with --model, expected that of the table to score alone")
         known = FittedTable.read(model, device)
         detector = known.detector_for("detect", model)
         new = known.file(TableInput(tables[0]), options)
@@ -165,8 +167,11 @@ def detect(
         )
         if p_value is not None:
             check_p_value(p_value, detector.count_held_out(normal))
+        if fdr is not None:
+            check_fdr(fdr, detector.count_held_out(normal))
         fit_rows(detector, normal, fitted.source)
     if fdr is not None:
+        detector.warn_of_training_rows()
         with track("selecting", rows, enabled=True) as work:
             parts = work.over(new.parts(_PART_ROWS), len)
             p_values = np.concatenate([detector.p_values(part) for part in parts])

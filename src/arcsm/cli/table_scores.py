@@ -42,7 +42,8 @@ def score_rows(
             total, terms = density.score_samples(rows), density.explain(rows).to_numpy()
             known = np.where(np.isnan(terms), np.inf, terms)
             lowest, numbers = known.argmin(1), mean.count + 1 + np.arange(len(rows))
-            columns = (numbers, total, names[lowest], terms[np.arange(len(rows)), lowest])
+            least = np.where(np.isnan(terms).all(1), "", names[lowest])  # no value of an empty row
+            columns = (numbers, total, least, terms[np.arange(len(rows)), lowest])
             scores = pd.DataFrame(dict(zip(SCORE_COLUMNS, columns, strict=True)))
             cells = next(raw)
             copied = cells if with_data else file.file.labels(cells, labels)

@@ -9,7 +9,7 @@ from typer import Argument, Option, Typer
 from arcsm.cli.console import show
 from arcsm.cli.filling import fill_in_file
 from arcsm.cli.fitted_tables import FittedTable
-from arcsm.cli.fitting import OF_FITTING, TABLE_KINDS, check_outputs, fit_rows, show_columns
+from arcsm.cli.fitting import TABLE_KINDS, check_outputs, fit_rows, show_columns
 from arcsm.cli.given_values import given_values
 from arcsm.cli.options import (
     Categorical,
@@ -84,11 +84,12 @@ def impute(
         separator=sep, decimal=decimal, encoding=encoding, missing=na or (), ignore=ignore or (), ids=ids or (),
         categorical=categorical or (), numeric=numeric or (),
     )  # fmt: skip
-    source, density = TableInput(table), None
+    source, density, forms, decimals = TableInput(table), None, None, None
     if model is not None:
-        check_unused({"n_estimators": n_estimators, "categorical": categorical, "numeric": numeric}, OF_FITTING)
+        check_unused({"--n-estimators": n_estimators, "--categorical": categorical, "--numeric": numeric})
         known = FittedTable.read(model, device)
         density, file = known.density_for("impute", model), known.file(source, options)
+        forms, decimals = known.forms, known.decimals
         rows = file.read()
     else:
         file = FrameFile(source.path, options, source=source.source)
@@ -101,7 +102,7 @@ def impute(
             fit_rows(density, rows, source.source)
         filled, columns = pd.DataFrame(density.impute(rows, draws=draws, random_state=seed)), density.columns_
     with frame_writer(out, file.file, safe_csv) as write:
-        write(fill_in_file(file, rows, filled, out))
+        write(fill_in_file(file, rows, filled, out, forms, decimals))
     show_columns(source.source, len(rows), columns or Columns.infer(rows))
     show(
         f"{out}  {missing} values filled"
@@ -169,10 +170,13 @@ def synthesize(
     source = None if table is None else TableInput(table)
     rows, file = None, None
     if model is not None:
-        check_unused({"n_estimators": n_estimators, "categorical": categorical, "numeric": numeric}, OF_FITTING)
+        check_unused({"--n-estimators": n_estimators, "--categorical": categorical, "--numeric": numeric})
         known = FittedTable.read(model, device)
         density, forms, name, total = known.density_for("synthesize", model), known.forms, known.source, known.rows
-        if source is not None:
+        if source is None:
+            reading = {"--sep": sep, "--decimal": decimal, "--encoding": encoding, "--na": na}
+            check_unused({**reading, "--ignore": ignore, "--id": ids}, " and without a TABLE")
+        else:
             file = known.file(source, options)
             rows = file.read()
         kinds = dict(zip(forms.types, density.columns_.kinds, strict=True))
@@ -197,7 +201,7 @@ def synthesize(
     written = forms.with_ids(forms.written(drawn, as_text))
     if not as_text and file is not None and file.file.suffix == ".parquet":
         written = cast_as_parquet(file.file.path, written)
-    with frame_writer(out, None if file is None else file.file, safe_csv) as write:
+    with frame_writer(out, forms.dialect if file is None else file.file, safe_csv) as write:
         write(written)
     show_columns(name, total, density.columns_)
     show(f"{out}  {count} rows" + (f", {len(drawn.drop_duplicates())} of them different" if conditions else ""))

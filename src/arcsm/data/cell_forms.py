@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import pandas as pd
 
 from arcsm.data.column_types import ColumnType
+from arcsm.data.csv_dialect import Dialect
 from arcsm.data.number_formats import NumberFormat, PlainNumbers
 from arcsm.stored_values import stored
 
@@ -24,6 +25,7 @@ class CellForms:
         plain: How the numbers of each column without a format are written.
         highest: The highest number of each column of ids that are whole numbers.
         id_formats: The formats of those that have one.
+        dialect: The separator, the encoding and the line ends of a file of text.
     """
 
     columns: tuple[str, ...]
@@ -34,6 +36,7 @@ class CellForms:
     plain: dict[str, PlainNumbers] = field(default_factory=dict)
     highest: dict[str, int] = field(default_factory=dict)
     id_formats: dict[str, NumberFormat] = field(default_factory=dict)
+    dialect: Dialect | None = None
 
     def written(self, frame: pd.DataFrame, as_text: bool) -> pd.DataFrame:
         """Return rows in the forms of the table.

@@ -14,6 +14,7 @@ from arcsm._runtime.files import FilePath, reading
 from arcsm.data.number_marks import ambiguous_points, likely_decimal, proven_decimal
 from arcsm.data.read_options import ReadOptions
 from arcsm.errors import warn
+from arcsm.stored_values import stored
 
 TAB_SUFFIXES = (".tsv", ".tsv.gz")
 _SEPARATORS = (",", ";", "\t", "|")
@@ -26,6 +27,7 @@ _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
 _COMMA_DECIMAL = re.compile(r"\s*[-+]?(\d+|\d{1,3}(\.\d{3})+),\d+\s*")
 
 
+@stored
 @dataclass(frozen=True)
 class Dialect:
     """How a CSV file is written.
@@ -48,6 +50,12 @@ class Dialect:
     line_end: str = "\n"
     is_decimal_guessed: bool = False
     ambiguous: Mapping[int, str] = field(default_factory=dict)
+
+    def check_read(self) -> None:
+        """Check a dialect that was read from a file."""
+        codecs.lookup(self.encoding)
+        if len(self.separator) != 1 or self.decimal not in (".", ",") or self.line_end not in ("\n", "\r\n", "\r"):
+            raise ValueError("Dialect: expected one separator, a decimal mark and a line end")
 
 
 def open_text(path: Path, encoding: str) -> IO[str]:

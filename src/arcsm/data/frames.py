@@ -129,9 +129,10 @@ class FrameFile:
     @cached_property
     def forms(self) -> CellForms:
         """How the cells of the file write their values; it is read again for that."""
+        dialect = replace(self.file.csv.dialect, ambiguous={}, first_line=0) if self.file.is_text else None
         return CellForms(
             tuple(self.columns), self.types, self.file.is_text, self.file.decimal, self.truth_words,
-            self._plain_numbers, self.highest, self._id_formats,
+            self._plain_numbers, self.highest, self._id_formats, dialect,
         )  # fmt: skip
 
     @cached_property

@@ -42,6 +42,7 @@ _QUANTITIES = (
     {"°C", "°F", "°K", "° C", "° F"},
 )
 _MAX_INSPECTED = 5_000  # distinct texts of a column
+_MOST_DIGITS = 400  # of a number in a file
 _MAX_CHANGE = 1e-6  # of a number when it is written, relative
 _MAX_DECIMALS = 8  # that anyone would write; with more, numbers have all their digits
 
@@ -82,6 +83,8 @@ class NumberFormat:
 
     def check_read(self) -> None:
         """Check a format that was read from a file."""
+        if not 0 <= max(self.decimals, self.width) <= _MOST_DIGITS:
+            raise ValueError(f"NumberFormat: expected at most {_MOST_DIGITS} digits")
         if self.negative.replace("{}", "").strip(_SIGNS + "()") or self.negative.count("{}") != 3:
             raise ValueError(
                 f"NumberFormat: negative: expected a form such as '-{{}}{{}}{{}}', got {self.negative!r:.60}"
@@ -226,6 +229,11 @@ class PlainNumbers:
     most: int = _MAX_DECIMALS + 1
     exponent: str = ""
     width: int = 1
+
+    def check_read(self) -> None:
+        """Check what was read from a file."""
+        if not 0 <= max(self.least, self.most, self.width) <= _MOST_DIGITS:
+            raise ValueError(f"PlainNumbers: expected at most {_MOST_DIGITS} digits")
 
     @classmethod
     def of(cls, cells: pd.Series, decimal: str = ".") -> Self:

@@ -346,19 +346,22 @@ def write_frame(path: FilePath, frame: pd.DataFrame) -> None:
 
 @contextmanager
 def frame_writer(
-    path: FilePath, like: TableFile | None = None, no_formulas: bool = False
+    path: FilePath, like: TableFile | Dialect | None = None, no_formulas: bool = False
 ) -> Iterator[Callable[[pd.DataFrame], None]]:
     """Provide a function that appends a part of a table to a file that ends in ``.csv``, ``.tsv`` or ``.parquet``.
 
     Missing folders are made. The file appears, or replaces an older one, only when all parts are written. A warning
     tells if all column names of a CSV file are numbers. Written CSV files have the separator, decimal mark, encoding
-    and line ends of the CSV file ``like``, written Parquet files the pandas types of the Parquet file ``like``. Parquet
-    files also hold the index of a frame, unless it is a range. With ``no_formulas``, CSV files hold no text that
-    spreadsheet programs take for a formula; see :func:`~arcsm.data.spreadsheets.without_formulas`.
+    and line ends of the CSV file or the dialect ``like``, written Parquet files the pandas types of the Parquet file
+    ``like``. Parquet files also hold the index of a frame, unless it is a range. With ``no_formulas``, CSV files hold
+    no text that spreadsheet programs take for a formula; see :func:`~arcsm.data.spreadsheets.without_formulas`.
     """
     suffix = _suffix(path, tuple(_WRITERS))
     writer = _WRITERS[suffix]
-    if suffix == ".parquet" and like is not None and like.suffix == ".parquet":
+    if isinstance(like, Dialect):
+        if suffix != ".parquet":
+            writer = partial(_csv_writer, dialect=like if suffix == ".csv" else replace(like, separator="\t"))
+    elif suffix == ".parquet" and like is not None and like.suffix == ".parquet":
         writer = partial(parquet_writer, like=like.path)
     elif suffix == ".csv" and like is not None and like.suffix in (".csv", ".csv.gz"):
         dialect = like.csv.dialect

@@ -80,8 +80,8 @@ class TimeFormat:
 
     def check_read(self) -> None:
         """Check a format that was read from a file."""
-        if self.template not in _templates():
-            raise ValueError(f"TimeFormat: template: unknown {self.template!r:.60}")
+        if self.template not in _templates() or self.month not in ("title", "upper", "lower"):
+            raise ValueError(f"TimeFormat: unknown template {self.template!r:.60} or months {self.month!r:.60}")
 
     @classmethod
     def infer(cls, cells: pd.Series, day_first: bool = False) -> Self | None:

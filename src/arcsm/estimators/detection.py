@@ -32,7 +32,7 @@ def detection_table(
     Rows are counted from 1, after ``first`` earlier rows if the table is a part of another.
     """
     with track("scoring", _EXPLAINING_TIME + 1) as work, work.part(1):
-        contributions = detector.explain(table).to_numpy()
+        contributions = np.ascontiguousarray(detector.explain(table).to_numpy())  # sums do not depend on the layout
     scores = contributions.sum(1)
     p = detector.p_values_from_scores(scores)
     outlier = scores < detector.offset_ if threshold is None else p <= threshold

@@ -29,14 +29,8 @@ def selection_threshold(p_values: Array, fdr: float, calibration_rows: int) -> f
         Testing for Outliers with Conformal p-values (Bates, Candes, Lei, Romano and Sesia, 2023),
         https://arxiv.org/abs/2104.08279
     """
+    check_fdr(fdr, calibration_rows)
     smallest, count = 1.0 / (1.0 + calibration_rows), len(p_values)
-    if not 0.0 < fdr < 1.0:
-        raise ValueError(f"fdr: expected a number between 0 and 1, got {fdr}")
-    if smallest > fdr:
-        raise ValueError(
-            f"fdr: expected at least {smallest:.3g} (of {calibration_rows} calibration rows), got {fdr:g}; fit to more "
-            "rows, or calibrate with more"
-        )
     fewest = int(np.ceil(smallest * count / fdr * (1.0 - 1e-12)))
     if fewest > max(1, 0.1 * count):
         warn(
@@ -46,3 +40,15 @@ def selection_threshold(p_values: Array, fdr: float, calibration_rows: int) -> f
     ordered = np.sort(p_values)
     is_low = ordered <= fdr * np.arange(1, count + 1) / count * (1.0 + 1e-12)  # which rounding must not exclude
     return float(ordered[is_low].max(initial=0.0))
+
+
+def check_fdr(fdr: float, calibration_rows: int) -> None:
+    """Check that some number of outliers could be selected."""
+    if not 0.0 < fdr < 1.0:
+        raise ValueError(f"fdr: expected a number between 0 and 1, got {fdr}")
+    smallest = 1.0 / (1.0 + calibration_rows)
+    if smallest > fdr:
+        raise ValueError(
+            f"fdr: expected at least {smallest:.3g} (of {calibration_rows} calibration rows), got {fdr:g}; fit to more "
+            "rows, or calibrate with more"
+        )

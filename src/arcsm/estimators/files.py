@@ -17,7 +17,9 @@ from arcsm.stored_values import Entries, Reader, Writer, is_a, register_kind, st
 KIND = "estimator"
 _OPTIONAL = {"feature_names_in_"}  # of the attributes that the classes declare
 #: Errors of reading entries that no version writes.
-_WRONG = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError, MemoryError)
+_WRONG = (
+    KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, ArithmeticError, MemoryError, OSError
+)  # fmt: skip
 
 
 def save_stored(value: Any, path: str | os.PathLike[str], kind: str = KIND) -> None:
@@ -64,8 +66,8 @@ class EstimatorFiles(BaseEstimator):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted estimator to a ``.safetensors`` file, or to a folder with a readable copy of its settings.
 
-        Reading the file never runs code, unlike a pickle. It holds the model, the names and the ranges of the columns,
-        and numbers of training rows, such as scores and values that recur.
+        Reading the file never runs code, unlike a pickle. Beside the model it holds values of the training rows: names,
+        ranges, scores, and all numbers of columns in which some recur.
 
         Raises:
             ValueError: If it holds something that a file cannot, such as names of a class of your own.

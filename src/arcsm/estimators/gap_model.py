@@ -52,6 +52,13 @@ class GapModel:
     same: dict[int, int]
     models: dict[int, _Regression | float]
 
+    def check_read(self) -> None:
+        """Check a model that was read from a file."""
+        known = range(len(self.ends))
+        places = (*self.columns, *self.same, *self.same.values(), *self.models)
+        if not all(m in known for m in places) or set(self.columns) != set(self.models):
+            raise ValueError("GapModel: columns and regressions do not fit together")
+
     @classmethod
     def of_rows(cls, rows: Array, held_out: NDArray[np.intp]) -> Self | None:
         """Return the model of rows ``(N, M)``, NaN where a value is missing; ``None`` if they have no gaps.

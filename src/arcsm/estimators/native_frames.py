@@ -41,10 +41,8 @@ class FrameKind:
 
     def to_entries(self, writer: Writer) -> Entries:
         frame = nw.from_native(self.empty, eager_only=True)
-        sink = pyarrow.BufferOutputStream()
-        with pyarrow.ipc.new_stream(sink, (table := frame.to_arrow()).schema) as stream:
-            stream.write_table(table)
-        return {"library": str(frame.implementation.value), "table": writer.write(sink.getvalue().to_pybytes())}
+        schema = frame.to_arrow().schema.serialize().to_pybytes()
+        return {"library": str(frame.implementation.value), "schema": writer.write(schema)}
 
     @classmethod
     def from_entries(cls, entries: Entries, reader: Reader) -> Self | None:
@@ -52,12 +50,23 @@ class FrameKind:
         library = entries["library"]
         if library not in _LIBRARIES:
             raise ValueError(f"unknown library {library!r:.60}")
-        table = pyarrow.ipc.open_stream(reader.read(entries["table"])).read_all()
+        schema = pyarrow.ipc.read_schema(pyarrow.py_buffer(reader.read(entries["schema"])))
+        if len(set(schema.names)) < len(schema.names) or not all(map(_is_plain, schema.types)):
+            raise ValueError("a frame with columns that have the same name, or types that no fit takes")
         try:
-            return cls(nw.DataFrame.from_arrow(table, backend=library).to_native())
+            return cls(nw.DataFrame.from_arrow(schema.empty_table(), backend=library).to_native())
         except ModuleNotFoundError:
             warn(f"fitted with frames of {library}, which is not installed here; rows are frames of pandas")
             return None
+
+
+def _is_plain(kind: pyarrow.DataType) -> bool:
+    """Return whether a type is of numbers, truth values, text, times or categories of these."""
+    if pyarrow.types.is_dictionary(kind):
+        return _is_plain(kind.value_type)
+    if pyarrow.types.is_nested(kind) or pyarrow.types.is_interval(kind) or isinstance(kind, pyarrow.ExtensionType):
+        return False
+    return bool(kind.num_fields == 0)
 
 
 def is_native(X: Any) -> bool:

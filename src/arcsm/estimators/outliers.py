@@ -143,6 +143,15 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
             self.held_out_ranks_ = self._measure_ranks(modelled[self.held_out_rows_], often)
         return self
 
+    def warn_of_training_rows(self) -> None:
+        """Warn if training rows calibrate the p-values, which are too small then."""
+        count = len(self.fitted_scores_)
+        if len(self.held_out_rows_) == count == len(self.held_out_scores_):
+            warn(
+                "all rows were fitted, so p-values are too small and more of the outliers than asked may be normal; "
+                "calibrate with other rows, or fit to more"
+            )
+
     def _columns_of_numbers(self) -> list[int]:
         """Return the modelled columns that are not categorical."""
         kinds = [self.columns_.kinds[d] for d in self.columns_.modelled]
@@ -273,9 +282,9 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
     def select(self, X: Any, fdr: float = 0.1) -> NDArray[np.bool_]:
         """Return which rows are outliers so that at most a share ``fdr`` of these is expected to be normal, ``(N,)``.
 
-        That is the procedure of Benjamini and Hochberg on :meth:`p_values`;
-        see :func:`~arcsm.estimators.false_discoveries.selection_threshold`. :meth:`predict` instead labels a share of
-        all rows. Which rows are selected depends on the others that are tested with them.
+        The bound holds if :meth:`calibrate` made the p-values exact, and nearly otherwise. It is that of Benjamini and
+        Hochberg; see :func:`~arcsm.estimators.false_discoveries.selection_threshold`. :meth:`predict` instead labels a
+        share of all rows. Which rows are selected depends on the others that are tested with them.
 
         Raises:
             ValueError: If ``fdr`` is not between 0 and 1, or lower than the held-out rows can tell.
@@ -283,6 +292,7 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         Warns:
             UserWarning: If few outliers could not be told from chance with so few held-out rows.
         """
+        self.warn_of_training_rows()
         p = self.p_values(X)
         return p <= selection_threshold(p, fdr, len(self.held_out_scores_))
 

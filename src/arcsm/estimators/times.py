@@ -42,6 +42,11 @@ class TimeScale:
     zone: Any = None
     period: str | None = None
 
+    def check_read(self) -> None:
+        """Check a scale that was read from a file."""
+        if self.unit not in ("M", *_UNITS):
+            raise ValueError(f"TimeScale: unknown unit {self.unit!r:.60}")
+
     @classmethod
     def fit(cls, values: Any) -> Self:
         """Return the scale of the known values of a column."""

@@ -75,7 +75,7 @@ class ModelFiles(Standardised, ModelHubMixin):
         file = serialization.weights_path(path)
         if "kind" in config:
             kind = config["kind"]
-            what, hint = _OTHER_KINDS.get(kind, (f"a {kind}", "arcsm report and arcsm sample accept it"))
+            what, hint = _OTHER_KINDS.get(str(kind), (f"a {kind!s:.60}", "arcsm report and arcsm sample accept it"))
             raise ValueError(f"{file}: holds {what}, not an autoregressive model; {hint}")
         return cls.from_tensors(config, tensors, file).to(resolve_device(device)).eval()
 
