@@ -31,6 +31,8 @@ def detection_table(
     Rows with at most the p-value ``threshold`` are flagged or, without one, rows below the detector's own threshold.
     Rows are counted from 1, after ``first`` earlier rows if the table is a part of another.
     """
+    if threshold:  # 0 selects none
+        check_p_value(threshold, len(detector.held_out_scores_))
     with track("scoring", _EXPLAINING_TIME + 1) as work, work.part(1):
         contributions = np.ascontiguousarray(detector.explain(table).to_numpy())  # sums do not depend on the layout
     scores = contributions.sum(1)
