@@ -25,9 +25,10 @@ from arcsm.cli.options import (
     Numeric,
     Seed,
     Separator,
+    read_options,
 )
 from arcsm.cli.table_inputs import TableInput
-from arcsm.data import FrameFile, ReadOptions
+from arcsm.data import FrameFile
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
 from arcsm.estimators.encoder import Columns
 from arcsm.serialization import weights_path
@@ -77,10 +78,7 @@ def fit(
     check_separate({"--out": file}, (table,))
     if file.exists() and not is_fitted_table(file):
         raise ValueError(f"--out {out}: holds something else than a fitted table; choose another name")
-    options = ReadOptions(
-        separator=sep, decimal=decimal, encoding=encoding, missing=na or (), ignore=ignore or (), ids=ids or (),
-        categorical=categorical or (), numeric=numeric or (),
-    )  # fmt: skip
+    options = read_options(sep, decimal, encoding, na, ignore, ids, categorical, numeric)
     source = TableInput(table)
     frame = FrameFile(source.path, options, source=source.source)
     rows = frame.read(set_aside=True)

@@ -48,10 +48,11 @@ from arcsm.cli.options import (
     WithData,
     check_safe_csv,
     check_unused,
+    read_options,
 )
 from arcsm.cli.restoration import Denoiser, Noise, make_corruption, restored, restored_paths
 from arcsm.cli.table_inputs import TableInput
-from arcsm.data import ReadOptions, save_images, scale_images, unscale_images, write_table
+from arcsm.data import save_images, scale_images, unscale_images, write_table
 from arcsm.data.table import check_header, check_reserved_columns
 from arcsm.model import load
 from arcsm.reports.pictures import sample_picture
@@ -155,9 +156,7 @@ def score(
         if devices * nodes > 1:
             raise ValueError("--devices: a fitted table is scored in one process")
         check_unused({"--method": method, "--class": label, "--skip-bad": skip_bad}, "")
-        options = ReadOptions(
-            separator=sep, decimal=decimal, encoding=encoding, missing=na or (), ignore=ignore or (), ids=ids or ()
-        )
+        options = read_options(sep, decimal, encoding, na, ignore, ids)
         from arcsm.cli.table_scores import score_rows  # estimators take seconds to import
 
         score_rows(fitted, TableInput(paths[0]), options, out, with_data, safe_csv, device)
@@ -178,9 +177,7 @@ def score(
     model, processes, mean = load(run, group().device(device)), group(), RunningMoments()
     class_label = shared_class(model, label)
     table = TableInput(data)
-    options = ReadOptions(
-        separator=sep, decimal=decimal, encoding=encoding, missing=na or (), ignore=ignore or (), ids=ids or ()
-    )
+    options = read_options(sep, decimal, encoding, na, ignore, ids)
     source = RowSource(model, table.path, seed, skip_bad, options, table.source)
     if source.file is not None and (with_data or ids):
         check_reserved_columns(source.file, *((SCORE_COLUMNS,) if with_data else (SCORE_COLUMNS[1:], options.ids)))

@@ -1,12 +1,13 @@
 """Options and arguments that several commands share."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
 
 from arcsm import registry
+from arcsm.data import ReadOptions
 from arcsm.training.runs import check_finished
 
 
@@ -134,3 +135,19 @@ def check_unused(options: Mapping[str, object], hint: str = "; give it to arcsm 
     for name, value in options.items():
         if value is not None and value is not False and value != []:
             raise ValueError(f"{name}: has no effect with --model{hint}")
+
+
+def read_options(
+    separator: str | None,
+    decimal: str | None,
+    encoding: str | None,
+    missing: Sequence[str] | None,
+    ignore: Sequence[str] | None,
+    ids: Sequence[str] | None,
+    categorical: Sequence[str] | None = None,
+    numeric: Sequence[str] | None = None,
+) -> ReadOptions:
+    """Return how to read a table from the options of a command, which are ``None`` unless they are given."""
+    return ReadOptions(
+        separator, decimal, encoding, missing or (), ignore or (), ids or (), categorical or (), numeric or ()
+    )

@@ -30,9 +30,10 @@ from arcsm.cli.options import (
     WithData,
     check_safe_csv,
     check_unused,
+    read_options,
 )
 from arcsm.cli.table_inputs import TableInput
-from arcsm.data import FrameFile, ReadOptions, frame_writer
+from arcsm.data import FrameFile, frame_writer
 from arcsm.data.table import TableFile, check_reserved_columns
 from arcsm.errors import SkippedWarning, warn
 from arcsm.estimators import ScoreOutlierDetector
@@ -120,10 +121,8 @@ def detect(
     check_outputs(out, page, tables)
     check_safe_csv(safe_csv, out)
     first, second = _two_encodings(encoding or ())
-    options = ReadOptions(
-        separator=sep, decimal=decimal, encoding=first, missing=na or (), ignore=ignore or (), ids=ids or (),
-        categorical=categorical or (), numeric=numeric or (),
-    )  # fmt: skip
+    options = read_options(sep, decimal, first, na, ignore, ids, categorical, numeric)
+    normal = None  # rows that are yet to be fitted
     if model is not None:
         check_unused({"--n-estimators": n_estimators, "--categorical": categorical, "--numeric": numeric})
         if len(tables) != 1:
@@ -133,15 +132,8 @@ def detect(
         known = FittedTable.read(model, device)
         detector = known.detector_for("detect", model)
         new = known.file(TableInput(tables[0]), options)
-        labels = [*known.labels, *options.ids]
-        detected = _Fitted(known.source, known.rows, [*known.forms.columns, *known.ignored, *options.ignore], labels)
-        _check_results_are_new(new, labels, with_data)
-        rows = sum(len(part) for part in new.parts())  # checks the whole file first
-        _warn_of_extra_columns(new, detected)
-        if p_value is not None:
-            check_p_value(p_value, len(detector.held_out_scores_))
-        if contamination is not None:
-            detector.set_contamination(contamination)
+        columns, labels = [*known.forms.columns, *known.ignored, *options.ignore], [*known.labels, *options.ids]
+        detected = _Fitted(known.source, known.rows, columns, labels)
     else:
         if len(tables) != 2:
             raise ValueError("expected TRAIN and TEST, or TEST and --model")
@@ -155,21 +147,22 @@ def detect(
         new = FrameFile(scored.path, table.known_options if scored is fitted else others, table.types, scored.source)
         labels = [name for name, reason in table.set_aside.items() if reason.is_label]
         detected = _Fitted(fitted.source, len(normal), [*table.columns, *table.options.ignore], labels)
-        _check_results_are_new(new, labels, with_data)
-        rows = sum(len(part) for part in new.parts())  # checks the whole file before a fit that may take hours
-        _warn_of_extra_columns(new, detected)
         detector = ScoreOutlierDetector(
-            "auto" if contamination is None else contamination,
-            n_estimators or "auto",
-            random_state=seed,
-            device=device,
-            verbose=True,
+            n_estimators=n_estimators or "auto", random_state=seed, device=device, verbose=True
         )
-        if p_value is not None:
-            check_p_value(p_value, detector.count_held_out(normal))
-        if fdr is not None:
-            check_fdr(fdr, detector.count_held_out(normal))
-        fit_rows(detector, normal, fitted.source)
+    _check_results_are_new(new, detected.labels, with_data)
+    rows = sum(len(part) for part in new.parts())  # checks the whole file before a fit that may take hours
+    _warn_of_extra_columns(new, detected)
+    calibrating = len(detector.held_out_scores_) if normal is None else detector.count_held_out(normal)
+    if p_value is not None:
+        check_p_value(p_value, calibrating)
+    if fdr is not None:
+        check_fdr(fdr, calibrating)
+    if normal is not None:
+        detector.set_params(contamination="auto" if contamination is None else contamination)
+        fit_rows(detector, normal, detected.source)
+    elif contamination is not None:
+        detector.set_contamination(contamination)
     if fdr is not None:
         detector.warn_of_training_rows()
         with track("selecting", rows, enabled=True) as work:

@@ -27,9 +27,10 @@ from arcsm.cli.options import (
     Separator,
     check_safe_csv,
     check_unused,
+    read_options,
 )
 from arcsm.cli.table_inputs import TableInput
-from arcsm.data import FrameFile, ReadOptions, frame_writer
+from arcsm.data import FrameFile, frame_writer
 from arcsm.data.parquet_files import cast_as_parquet
 from arcsm.estimators import ScoreDensity
 from arcsm.estimators.encoder import Columns
@@ -80,10 +81,7 @@ def impute(
     """
     check_outputs(out, None, (table,))
     check_safe_csv(safe_csv, out)
-    options = ReadOptions(
-        separator=sep, decimal=decimal, encoding=encoding, missing=na or (), ignore=ignore or (), ids=ids or (),
-        categorical=categorical or (), numeric=numeric or (),
-    )  # fmt: skip
+    options = read_options(sep, decimal, encoding, na, ignore, ids, categorical, numeric)
     source, density, forms, decimals = TableInput(table), None, None, None
     if model is not None:
         check_unused({"--n-estimators": n_estimators, "--categorical": categorical, "--numeric": numeric})
@@ -163,10 +161,7 @@ def synthesize(
         raise ValueError("expected a TABLE" + (" to compare with in --report" if model is not None else ", or --model"))
     check_outputs(out, page, () if table is None else (table,))
     check_safe_csv(safe_csv, out)
-    options = ReadOptions(
-        separator=sep, decimal=decimal, encoding=encoding, missing=na or (), ignore=ignore or (), ids=ids or (),
-        categorical=categorical or (), numeric=numeric or (),
-    )  # fmt: skip
+    options = read_options(sep, decimal, encoding, na, ignore, ids, categorical, numeric)
     source = None if table is None else TableInput(table)
     rows, file = None, None
     if model is not None:

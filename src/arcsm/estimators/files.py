@@ -52,8 +52,8 @@ def load_stored(path: str | os.PathLike[str], device: str = "cpu", kind: str = K
 
 def described(header: Entries) -> str:
     """Return what a file holds, in words, from its header."""
-    entries = header.get("kind")
-    return "a model" if entries is None else f"a fitted {entries}" if entries in (KIND, "table") else f"a {entries}"
+    kind = header.get("kind")
+    return "a model" if kind is None else f"a fitted {kind}" if kind in (KIND, "table") else f"a {kind!s:.60}"
 
 
 class EstimatorFiles(BaseEstimator):
@@ -94,6 +94,7 @@ class EstimatorFiles(BaseEstimator):
         return found
 
     def to_entries(self, writer: Writer) -> Entries:
+        """Return the arguments of the constructor and the fitted attributes, ready for JSON."""
         parameters = self.get_params(deep=False)
         fitted = {name: value for name, value in vars(self).items() if name not in parameters}
         return {
@@ -103,6 +104,7 @@ class EstimatorFiles(BaseEstimator):
 
     @classmethod
     def from_entries(cls, entries: Entries, reader: Reader) -> Self:
+        """Build a fitted estimator from what :meth:`to_entries` returned, after checks of names and types."""
         parameters = {name: reader.read(value) for name, value in entries["parameters"].items()}
         estimator = cls(**parameters)
         hints = get_type_hints(cls)
