@@ -153,11 +153,12 @@ def detect(
     _check_results_are_new(new, detected.labels, with_data)
     rows = sum(len(part) for part in new.parts())  # checks the whole file before a fit that may take hours
     _warn_of_extra_columns(new, detected)
-    calibrating = len(detector.held_out_scores_) if normal is None else detector.count_held_out(normal)
-    if p_value is not None:
-        check_p_value(p_value, calibrating)
-    if fdr is not None:
-        check_fdr(fdr, calibrating)
+    if p_value is not None or fdr is not None:
+        calibrating = len(detector.held_out_scores_) if normal is None else detector.count_held_out(normal)
+        if p_value is not None:
+            check_p_value(p_value, calibrating)
+        if fdr is not None:
+            check_fdr(fdr, calibrating)
     if normal is not None:
         detector.set_params(contamination="auto" if contamination is None else contamination)
         fit_rows(detector, normal, detected.source)
