@@ -34,6 +34,7 @@ def units(x: torch.Tensor) -> np.ndarray:
 def test_numbers_and_ranks_are_one_unit_and_each_level_of_a_name_is_one() -> None:
     assert units_of(LEVELS, ORDERED) == [(0, -1), (1, 0), (1, 1), (1, 2), (2, -1), (3, -1)]
     assert units_of((17, 0, 17), (2,)) == [(1, -1), (2, -1)]  # names of more than 16 levels have none
+    assert units_of((17, 0, 17, 2), (0, 3)) == [(0, -1), (1, -1), (3, -1)]
     with pytest.raises(ValueError, match="linear_features: expected a column of numbers"):
         AnyOrder(2, 3, (8, 8), 6, levels=(17, 20), linear_features=True)
 
@@ -178,6 +179,19 @@ def test_steps_equal_the_parallel_pass_with_names_and_missing_values(fitted: dic
         for d in order:
             torch.testing.assert_close(context.step(state, previous), expected[:, d], rtol=0.0, atol=1e-12)
             previous = x[:, d]
+
+
+def test_ranks_of_unordered_levels_are_part_of_the_configuration() -> None:
+    context = AnyOrder(4, 4, (16, 16), 8, levels=LEVELS, ranked=(2,), linear_features=True)
+    assert context.linear is not None
+    assert context.linear.owners == (0, 1, 1, 1, 2, 3)
+    assert context.ordered == ()
+    assert context.config()["ranked"] == [2]
+    assert model_of_table(linear=True).context.config()["ranked"] is None  # those of the ordered columns
+    rebuilt = AnyOrder(**context.config())
+    assert rebuilt.ranked == (2,)
+    assert rebuilt.linear is not None
+    assert rebuilt.linear.owners == context.linear.owners
 
 
 def test_half_precision_training_takes_them() -> None:

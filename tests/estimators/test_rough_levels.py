@@ -53,4 +53,6 @@ def test_columns_with_rough_levels_are_learned_as_names(rough: bool) -> None:
     assert density.model_ is not None
     assert density.model_.columns.rough == (frozenset({0}) if rough else frozenset())
     assert density.model_.columns.ordered == [not rough, False]
+    assert density.model_.columns.ranked == [0]  # a linear predictor sees the number in either case
+    assert density.model_.model.context.ranked == (0,)
     assert set(density.sample(50, 0)["code"]) <= set(map(float, range(LEVELS)))

@@ -15,6 +15,8 @@ import torch
 from arcsm.contexts.linear_base import LinearBase
 from arcsm.contexts.linear_features import LinearFeatures
 from arcsm.estimators import ScoreClassifier, ScoreDensity, ScoreRegressor
+from arcsm.estimators.column_inference import fit_continuous
+from arcsm.estimators.model_columns import ModelColumns
 from arcsm.estimators.table_config import TableConfig
 from arcsm.estimators.table_training import _BRANCHES, _SNAPSHOTS_OF_TARGETS, _Choice, _climb
 from arcsm.training import TrainConfig, fit
@@ -167,7 +169,8 @@ def test_a_regressor_has_its_settings_when_the_steps_are_given() -> None:
 
 
 def test_moments_are_kept_although_no_dimension_is_on_a_line() -> None:
-    model = TableConfig.for_table(100, 2).build_model([0, 0], [-1, -1], located=True)
+    columns = ModelColumns.of_columns([fit_continuous(np.arange(9.0))] * 2)
+    model = TableConfig.for_table(100, 2).build_model(columns, located=True)
     base, linear = model.context.base, model.context.linear
     assert not base.is_fitted
     assert not linear.is_fitted

@@ -87,11 +87,14 @@ class AnyOrder(StepwiseAnyOrder):
             units of the error. :func:`arcsm.fit` estimates the correlations.
         linear_features: Whether contexts also get what the best linear predictor says of the dimension given the known
             values: a mean, or one for each level, and the log of the error. With few rows, that is most of what can be
-            learned. Each set takes time in proportion to the cube of the number of units: numbers, and levels of
-            nominal dimensions. :func:`arcsm.fit` estimates the correlations.
+            learned. Each set takes time in proportion to the cube of the number of units: numbers, ranks, and levels of
+            other nominal dimensions. :func:`arcsm.fit` estimates the correlations.
         small_sets: Sets of at most this many values have a network :math:`g` of their own, of the same size; 0 for
             none. What one or two values tell is learned last, after larger sets are overfitted; see
             :meth:`small_sets_only`.
+        ranked: The nominal columns whose levels linear predictors treat as one number, the rank. Those that are not
+            ``ordered`` are still learned level by level elsewhere, as suits numbers that need not resemble their
+            neighbours. Default: the ``ordered`` ones.
 
     Example:
         >>> context = AnyOrder(features=3, context_features=2, hidden_features=(8, 8))
@@ -126,6 +129,7 @@ class AnyOrder(StepwiseAnyOrder):
         located: bool = False,
         small_sets: int = 0,
         linear_features: bool = False,
+        ranked: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.located = bool(located)
@@ -139,6 +143,7 @@ class AnyOrder(StepwiseAnyOrder):
         self.parents = (-1,) * features if parents is None else whole_numbers("parents", parents)
         self.targets = tuple(range(features)) if targets is None else whole_numbers("targets", targets)
         self.ordered = () if ordered is None else whole_numbers("ordered", ordered)
+        self.ranked = self.ordered if ranked is None else whole_numbers("ranked", ranked)
         self.complete_share = float(complete_share)
         self._parents = Parents(self.parents)
         self.set_condition(classes, condition_features, condition_net)
@@ -155,7 +160,7 @@ class AnyOrder(StepwiseAnyOrder):
         self.values = ValueEmbedding(
             self.levels, embedding_features, sinusoids, self.max_frequency, self.ordered, self.sinusoid_decay
         )
-        self.linear = LinearFeatures(self.levels, self.ordered) if linear_features else None
+        self.linear = LinearFeatures(self.levels, self.ranked) if linear_features else None
         self.networks = SetNetworks(small_sets, self._new_network)
         self.base = LinearBase(features) if self.located else None
         self._trains_small_sets = False
@@ -216,7 +221,8 @@ class AnyOrder(StepwiseAnyOrder):
         parents = list(self.parents) if self._parents.of else None
         order = None if in_column_order else list(self.order)
         targets = None if len(self.targets) == self.features else list(self.targets)
-        own = {"order": order, "levels": levels, "parents": parents, "targets": targets}
+        ranked = None if self.ranked == self.ordered else list(self.ranked)
+        own = {"order": order, "levels": levels, "parents": parents, "targets": targets, "ranked": ranked}
         return {**arguments, **own, "ordered": list(self.ordered) or None}
 
     def forward(self, x: Tensor, condition: Condition | None = None, order: Order | None = None) -> Tensor:

@@ -9,7 +9,7 @@ from arcsm._native import available, may_train, normal_given_set, normal_in_orde
 from arcsm._runtime.devices import constant
 from arcsm.contexts.normal_moments import Moments, PreciseModule, estimate_moments, given_set, some_rows
 
-_MAX_LEVELS = 16  # of a nominal dimension that takes part
+_MAX_LEVELS = 16  # of a dimension without ranks that takes part
 _MAX_ELEMENTS = 4_000_000  # of the matrices of rows with missing values
 _LEAST_SCALE = 0.05  # of an error, in standard deviations
 _UNCERTAIN_ROWS = 10  # of a level, whose correlations are halved
@@ -20,8 +20,8 @@ _TOLERANCE = 1e-4  # of correlations, which is much less than their error
 class LinearFeatures(PreciseModule):
     """Mean and log error of the best linear predictor of each dimension given any set of others.
 
-    A number is one unit, the rank of an ordered level likewise, and each level of a nominal dimension has one unit, 1
-    or 0. In units of their deviations from the mean, with correlations :math:`R` and the units :math:`S` of the known
+    A number is one unit, the rank of a level likewise, and each level of a dimension without ranks has one unit, 1 or
+    0. In units of their deviations from the mean, with correlations :math:`R` and the units :math:`S` of the known
     values, the features of a unit :math:`e` are
 
     .. math:: m_e = R_{eS} R_{SS}^{-1} x_S, \\qquad \\log s_e, \\quad s_e^2 = 1 - R_{eS} R_{SS}^{-1} R_{Se}
@@ -32,9 +32,9 @@ class LinearFeatures(PreciseModule):
     level that :math:`n` rows have are further multiplied by :math:`n / (n + 10)`, and a unit without variance has none.
 
     Arguments:
-        levels: The number of levels of each dimension, 0 for numbers. Nominal dimensions of more than 16 levels take no
-            part.
-        ordered: The dimensions with ordered levels.
+        levels: The number of levels of each dimension, 0 for numbers. Dimensions of more than 16 levels without ranks
+            take no part.
+        ranked: The dimensions whose levels are numbers in ascending order.
     """
 
     mean: Tensor
@@ -43,9 +43,9 @@ class LinearFeatures(PreciseModule):
     owner: Tensor  # the dimension of each unit, (K,)
     level: Tensor  # its level, or -1 for a number or a rank, (K,)
 
-    def __init__(self, levels: Sequence[int], ordered: Sequence[int] = ()) -> None:
+    def __init__(self, levels: Sequence[int], ranked: Sequence[int] = ()) -> None:
         super().__init__()
-        units = units_of(levels, ordered)
+        units = units_of(levels, ranked)
         if not units:
             raise ValueError(f"linear_features: expected a column of numbers, or of at most {_MAX_LEVELS} levels")
         self.units = len(units)
@@ -152,11 +152,11 @@ class LinearFeatures(PreciseModule):
         return torch.where(self.level < 0, values, is_level)
 
 
-def units_of(levels: Sequence[int], ordered: Sequence[int] = ()) -> list[tuple[int, int]]:
+def units_of(levels: Sequence[int], ranked: Sequence[int] = ()) -> list[tuple[int, int]]:
     """Return the dimension of each unit of :class:`LinearFeatures`, and its level, or -1 for a number or a rank."""
     units = list[tuple[int, int]]()
     for d, count in enumerate(levels):
-        if not count or d in ordered:
+        if not count or d in ranked:
             units.append((d, -1))
         elif count <= _MAX_LEVELS:
             units += [(d, level) for level in range(count)]

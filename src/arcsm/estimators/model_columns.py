@@ -93,6 +93,11 @@ class ModelColumns:
         ]
         return found + [False] * len(self.spikes)
 
+    @property
+    def ranked(self) -> list[int]:
+        """The dimensions with levels of numbers, whose ranks say more to linear predictors than single levels."""
+        return [m for m in self.levels if not isinstance(self.kinds[m], Categories)]
+
     def with_rough_levels(self, x: Tensor) -> Self:
         """Return the dimensions that learn levels one by one where rows ``(N, M)`` say so; see :func:`rough_levels`."""
         candidates = [m for m, in_order in enumerate(self.ordered) if in_order]

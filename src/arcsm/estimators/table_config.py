@@ -9,6 +9,7 @@ from torch import Tensor
 
 from arcsm.contexts import AnyOrder
 from arcsm.contexts.linear_features import units_of
+from arcsm.estimators.model_columns import ModelColumns
 from arcsm.heads import CategoricalHead, Head, LocatedHead, MixedHead, ScoreHead
 from arcsm.model import AutoregressiveModel
 from arcsm.noise import NoiseLadder
@@ -147,34 +148,34 @@ class TableConfig:
 
     def build_model(
         self,
-        levels: Sequence[int],
-        parents: Sequence[int],
+        columns: ModelColumns,
         targets: Sequence[int] | None = None,
-        ordered: Sequence[bool] | None = None,
         balance: float = 0.0,
         located: bool = False,
         exponents: Tensor | None = None,
     ) -> AutoregressiveModel:
-        """Return an untrained model of dimensions with these numbers of levels, 0 for numbers, and these parents.
+        """Return an untrained model of the dimensions of columns.
 
-        Levels are ``ordered`` in some dimensions, by default in none. The model will learn the conditionals of the
-        ``targets``, by default all dimensions, with the ``balance`` of :class:`AnyOrder`. If ``located``, numbers have
-        a :class:`LocatedHead`; with ``exponents``, they are on a line before their maps.
+        It will learn the conditionals of the ``targets``, by default all dimensions, with the ``balance`` of
+        :class:`AnyOrder`. If ``located``, numbers have a :class:`LocatedHead`; with ``exponents``, they are on a line
+        before their maps.
         """
+        levels, ordered = columns.counts, columns.ordered
         max_frequency, context_features = 0.5 / self.sigma_min, self.context_features + 2 * located
-        are_ordered = [d for d, in_order in enumerate(ordered or ()) if in_order]
+        are_ordered = [d for d, in_order in enumerate(ordered) if in_order]
         context = AnyOrder(
             len(levels), context_features, self.hidden_features, self.embedding_features,
-            sinusoids=self.sinusoids, max_frequency=max_frequency, dropout=self.dropout, levels=levels, parents=parents,
-            targets=targets, ordered=are_ordered, sinusoid_decay=self.sinusoid_decay, balance=balance, located=located,
-            linear_features=0 < len(units_of(levels, are_ordered)) <= self.max_units,
+            sinusoids=self.sinusoids, max_frequency=max_frequency, dropout=self.dropout, levels=levels,
+            parents=columns.parents, targets=targets, ordered=are_ordered, sinusoid_decay=self.sinusoid_decay,
+            balance=balance, located=located, ranked=columns.ranked,
+            linear_features=0 < len(units_of(levels, columns.ranked)) <= self.max_units,
         )  # fmt: skip
         if context.base is not None and exponents is not None:
             context.base.set_maps(exponents)
         plain = ScoreHead(self.context_features, self.head_features, self.head_sinusoids, max_frequency)
         numeric = LocatedHead(plain) if located else plain
         noise = NoiseLadder(_SIGMA_MAX, self.sigma_min, self.noise_levels)
-        return AutoregressiveModel(context, self._with_levels(numeric, levels, ordered or [False] * len(levels)), noise)
+        return AutoregressiveModel(context, self._with_levels(numeric, levels, ordered), noise)
 
     def _with_levels(self, numeric: Head, levels: Sequence[int], ordered: Sequence[bool]) -> Head:
         """Return a head with a part for each nominal column; if there are many, those of equal levels share one.

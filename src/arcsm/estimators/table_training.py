@@ -98,9 +98,7 @@ def train_table_model(
         for config in configs:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                model = config.build_model(
-                    columns.counts, columns.parents, dimensions, columns.ordered, balance, located, lines.exponents
-                ).float()
+                model = config.build_model(columns, dimensions, balance, located, lines.exponents).float()
             trained = copy.deepcopy(model).to(device).double().eval()
             candidate = TableModel(trained, columns, orders, config.noise_levels - 1, config, cells)
             candidate.reach, candidate.last = dict(widths), last
