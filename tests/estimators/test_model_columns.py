@@ -279,7 +279,7 @@ def test_few_values_off_a_grid_have_levels() -> None:
     masses = np.exp(density.score_samples(pd.DataFrame({"x": np.unique(values), "z": 0.0}), columns=["x"]))
     assert masses.sum() == pytest.approx(1.0 - 1.0 / 802.0, rel=1e-6)
     assert density.probability({"x": {values[0]}}).standard_error == 0.0
-    assert density.impute(pd.DataFrame({"x": [np.nan], "z": [0.0]}))["x"].isin(values).all()
+    assert density.impute(pd.DataFrame({"x": [np.nan], "z": [0.0]}), estimate="median")["x"].isin(values).all()
 
 
 def test_many_values_off_a_grid_have_levels_if_they_repeat() -> None:
@@ -300,13 +300,15 @@ def test_many_values_off_a_grid_have_levels_if_they_repeat() -> None:
     assert predicted.cdf(np.zeros(50)).mean() == pytest.approx((counts == 0).mean(), abs=0.06)
 
 
-def test_a_mean_or_median_off_the_levels_becomes_the_nearest_one() -> None:
+def test_a_median_off_the_levels_becomes_the_nearest_one_and_a_mean_does_not() -> None:
     prices = np.array([4.49, 4.99, 35.96, 39.95, 170.10, 189.0, 1124.55, 1249.5])
     kind = infer_column(np.repeat(prices, 100), categorical=False)
     assert isinstance(kind, Listed)
     assert kind.nearest(np.array([5.47, 4.0, 41.98, 2000.0])).tolist() == [1.0, 0.0, 3.0, 7.0]
     draws = np.array([[1] * 63 + [2], [3] * 63 + [4], [5] * 60 + [6] * 4, [1] * 60 + [0] * 4], dtype=float)
-    assert point_estimates(kind, draws, "mean").tolist() == [4.99, 39.95, 189.0, 4.99]
+    assert point_estimates(kind, draws, "median").tolist() == [4.99, 39.95, 189.0, 4.99]
+    expected = [(63 * 4.99 + 35.96) / 64, (63 * 39.95 + 170.10) / 64, (60 * 189.0 + 4 * 1124.55) / 64]
+    np.testing.assert_allclose(point_estimates(kind, draws[:3], "mean"), expected)
     assert point_estimates(kind, np.array([[2.0, 4.0, 4.0, 2.0]]), "median").tolist() == [39.95]  # of 103.03
 
 

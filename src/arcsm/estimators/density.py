@@ -292,8 +292,8 @@ class ScoreDensity(DensityMixin, DensityEstimator):
             n: Number of filled tables.
             estimate: The single value, for ``n=1``: ``"mean"`` (default) has the smallest squared error, ``"median"``
                 the smallest absolute error, ``"mode"`` is the most likely one, and ``"draw"`` a joint draw of all
-                missing values of a row. Those of a discrete column lie on its grid; a category is the most likely one
-                unless it is drawn.
+                missing values of a row. A category is the most likely one unless it is drawn. All but a mean are values
+                that the column can have; the mean of whole numbers is rounded where the dtype demands it.
             draws: Number of joint draws that the single values are computed from.
             random_state: Randomness of the draws.
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from arcsm.estimators.column_types import Array, Categories, Column
 from arcsm.estimators.encoder import Columns, Table, clip_to_dtype
 from arcsm.estimators.native_frames import filled_native, is_native
-from arcsm.estimators.times import counted
+from arcsm.estimators.times import Times, counted
 
 Estimate = Literal["mean", "median", "mode", "draw"]
 ESTIMATES: tuple[str, ...] = get_args(Estimate)
@@ -20,7 +20,8 @@ def point_estimates(kind: Column, numbers: Array, estimate: Estimate) -> NDArray
     """Return the estimate of the values of a column, in units of the table, from draws of their numbers ``(N, K)``.
 
     A draw is the first one. Mean and median minimise the expected squared and absolute error in units of the table, the
-    mode the probability of an error. Those of discrete columns lie on the grid; categories have a mode only.
+    mode the probability of an error. Categories have a mode only. Medians and modes of discrete columns, and means of
+    times, are values that the column can have; the mean of numbers lies between such values.
     """
     if estimate == "draw":
         return np.asarray(kind.decode(numbers[:, 0]))
@@ -32,6 +33,8 @@ def point_estimates(kind: Column, numbers: Array, estimate: Estimate) -> NDArray
         centre = _half_sample_modes(values)
     else:
         centre = values.mean(1) if estimate == "mean" else np.median(values, 1)
+    if estimate == "mean" and not isinstance(kind, Times):
+        return centre
     return np.asarray(kind.decode(scale.nearest(centre)))
 
 

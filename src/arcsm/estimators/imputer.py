@@ -22,7 +22,8 @@ class ScoreImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):
     Arguments:
         estimate: ``"mean"`` has the smallest squared error, ``"median"`` the smallest absolute error, ``"mode"`` is the
             most likely value, and ``"draw"`` is one joint draw of all missing values of a row, which keeps the spread
-            of the columns. A category is the most likely one unless it is drawn.
+            of the columns. A category is the most likely one unless it is drawn. All but a mean are values that the
+            column can have: choose ``"median"`` for whole numbers that have to stay whole.
         draws: Number of joint draws that estimates are computed from.
         random_state: Randomness of fitting and of the draws.
         validation_fraction: As in :class:`ScoreDensity`, like all other arguments.
