@@ -606,3 +606,21 @@ def test_a_number_near_a_level_counts_as_that_level_where_it_is_known() -> None:
     assert filled["value"].to_numpy() == pytest.approx([7.2, 7.9, 7.9], abs=0.6)  # 5 if they counted as missing
     with pytest.raises(ValueError, match="column 'age' does not contain 500, or a value near it"):
         density.conditional({"age": 500})
+
+
+@pytest.mark.parametrize("categories", [3, 20])
+def test_categories_keep_a_declared_order(categories: int) -> None:
+    names = [f"size {(7 * rank) % categories}" for rank in range(categories)]
+    dtype = pd.CategoricalDtype([*names, "never"], ordered=True)
+    ranks = np.sort(np.random.default_rng(0).integers(0, categories, 400))  # all occur
+    table = pd.DataFrame({"size": pd.Categorical.from_codes(ranks, dtype=dtype), "z": normal(400)})
+    density = ScoreDensity(**QUICK).fit(table)
+    assert density.columns_.kinds[0] == Categories(tuple(names), 400, ordered=True)
+    assert density.model_ is not None
+    assert density.model_.columns.ranked == [0]
+    assert density.model_.columns.ordered == [categories > 16, False]
+    drawn = density.quantile(np.column_stack([np.linspace(0.01, 0.99, 50), np.full(50, 0.5)]))["size"]
+    assert drawn.dtype == dtype
+    assert drawn.is_monotonic_increasing
+    unordered = table.astype({"size": str})
+    assert ScoreDensity(**QUICK).fit(unordered).model_.columns.ranked == []

@@ -1,6 +1,8 @@
 """The types of a table's columns, inferred from training values."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -54,13 +56,20 @@ class NumberRules:
 DEFAULT_RULES = NumberRules()
 
 
-def infer_column(values: Values, categorical: bool, rules: NumberRules = DEFAULT_RULES) -> Column:
-    """Infer the type of a column from its training values ``(N,)``; categories may look like numbers."""
+def infer_column(
+    values: Values, categorical: bool, rules: NumberRules = DEFAULT_RULES, order: Sequence[Any] = ()
+) -> Column:
+    """Infer the type of a column from its training values ``(N,)``; categories may look like numbers.
+
+    The ``order`` has all categories of a column in which they have one.
+    """
     known = values[~missing_mask(values)]
     if len(pd.unique(known)) == 1:
         return Constant(known[0], len(known))
     if categorical:
         counts = pd.Series(known).value_counts(sort=True)
+        if 0 < len(counts) <= _MAX_NAMES_IN_MODEL and len(order):
+            return Categories(tuple(name for name in order if name in counts.index), len(known), ordered=True)
         rarest = tuple(counts.iloc[_MAX_NAMES_IN_MODEL - 1 :].tolist()) if len(counts) > _MAX_NAMES_IN_MODEL else ()
         return Categories(tuple(counts.index), len(known), rarest)
     return infer_numbers(known.astype(float), rules)

@@ -156,11 +156,15 @@ class Constant(Column):
 @stored
 @dataclass(frozen=True)
 class Categories(Column):
-    """A categorical column: the number of a category is its rank by frequency, and unseen categories share the next."""
+    """A categorical column: the number of a category is its rank, and unseen categories share the next.
+
+    The ranks are those of the declared order of an ordered categorical dtype, or else by frequency.
+    """
 
     names: tuple[Any, ...]
     training_rows: int
     rarest: tuple[int, ...] = ()  # numbers of training rows with the last names, which share a level in the model
+    ordered: bool = False
     discrete = True
 
     @property

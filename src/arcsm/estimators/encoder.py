@@ -77,11 +77,11 @@ class Columns:
         kind = self.kinds[d]
         if not isinstance(kind, Categories):
             return None
-        dtype = None if self.dtypes is None else self.dtypes[d]
-        if not isinstance(dtype, pd.CategoricalDtype) or not dtype.ordered:
+        order = _declared_order(None if self.dtypes is None else self.dtypes[d])
+        if order is None:
             raise ValueError("has categories without an order; give a set of values in place of a range")
         known = set(kind.names)
-        return [name for name in dtype.categories if name in known]
+        return [name for name in order if name in known]
 
     def with_room(self, chosen: Collection[int]) -> Self:
         """Return the columns, some of them with room beyond their ranges; see :meth:`Column.with_room`."""
@@ -220,7 +220,12 @@ def _infer(column: pd.Series, rules: NumberRules) -> Column:
             f"column {column.name!r} has text among numbers, {stray}, so its values count as categories; if they "
             "should be numbers, mend the text and convert the column (pandas.to_numeric)"
         )
-    return infer_column(_values(pd.DataFrame(column), 0), categorical, rules)
+    return infer_column(_values(pd.DataFrame(column), 0), categorical, rules, _declared_order(column.dtype) or ())
+
+
+def _declared_order(dtype: Any) -> list[Any] | None:
+    """Return all categories of an ordered categorical dtype."""
+    return list(dtype.categories) if isinstance(dtype, pd.CategoricalDtype) and dtype.ordered else None
 
 
 def _values(table: Table, d: int) -> Values:

@@ -38,7 +38,7 @@ class ModelColumns:
         spikes: The spikes ``(K,)`` of columns, in ascending order.
         spike_dimension: The second dimension of each column with spikes.
         kinds: The types of the columns.
-        rough: The columns of numbers whose levels are learned one by one, as names are.
+        rough: The columns with an order whose levels are learned one by one, as names are.
     """
 
     counts: tuple[int, ...]
@@ -86,17 +86,15 @@ class ModelColumns:
 
     @property
     def ordered(self) -> list[bool]:
-        """Whether each dimension has levels of numbers, so many that each one has few rows."""
-        many = [count > MAX_LEVELS_OF_NUMBERS for count in self.counts]
-        found = [
-            many[m] and not isinstance(kind, Categories) and m not in self.rough for m, kind in enumerate(self.kinds)
-        ]
-        return found + [False] * len(self.spikes)
+        """Whether each dimension has levels with an order, so many that each one has few rows."""
+        many = [m for m in self.ranked if self.counts[m] > MAX_LEVELS_OF_NUMBERS and m not in self.rough]
+        return [d in many for d in range(len(self.counts))]
 
     @property
     def ranked(self) -> list[int]:
-        """The dimensions with levels of numbers, whose ranks say more to linear predictors than single levels."""
-        return [m for m in self.levels if not isinstance(self.kinds[m], Categories)]
+        """The dimensions whose levels have an order; to linear predictors ranks say more than single levels."""
+        kinds = {m: self.kinds[m] for m in self.levels}
+        return [m for m, kind in kinds.items() if not isinstance(kind, Categories) or kind.ordered]
 
     def with_rough_levels(self, x: Tensor) -> Self:
         """Return the dimensions that learn levels one by one where rows ``(N, M)`` say so; see :func:`rough_levels`."""

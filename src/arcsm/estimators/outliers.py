@@ -365,7 +365,7 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
 
         Returns:
             Lower and upper bounds, in the format of the fitted table and with the library and index of a frame ``X``.
-            Categories are in the order of their frequency.
+            Categories are in their declared order, or else in that of their frequency.
         """
         modelled, _ = self.encode_rows(X)
         if not 0.0 < share < 1.0:

@@ -1,4 +1,4 @@
-"""Which columns of numbers have levels that are better learned one by one, as names are."""
+"""Which columns with an order have levels that are better learned one by one, as names are."""
 
 import math
 
