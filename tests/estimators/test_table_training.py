@@ -183,3 +183,12 @@ def test_moments_are_kept_although_no_dimension_is_on_a_line() -> None:
     set_moments(model, 3.0 + z, None, TrainConfig(standardise="none"))
     assert torch.equal(base.mean, before[0])
     assert torch.equal(linear.mean, before[1])
+
+
+@pytest.mark.parametrize(("rows", "gaps", "sees"), [(300, 0.0, True), (2600, 0.0, False), (2600, 0.3, True)])
+def test_contexts_see_linear_predictors_if_rows_are_few_or_have_gaps(rows: int, gaps: float, sees: bool) -> None:
+    x = correlated_rows(rows)
+    x[np.random.default_rng(1).random(x.shape) < gaps] = np.nan
+    density = ScoreDensity(max_steps=2, n_estimators=1, random_state=0).fit(x)
+    assert density.model_ is not None
+    assert density.model_.model.context.linear_features == sees

@@ -59,10 +59,11 @@ class TableConfig:
     batch_size_of_small_sets: int = 1_024  # with more rows a step, probabilities depend less on the seed
 
     @classmethod
-    def for_table(cls, rows: int, columns: int, smooth: bool = False) -> Self:
+    def for_table(cls, rows: int, columns: int, smooth: bool = False, has_gaps: bool = False) -> Self:
         """Return the configuration for a number of training rows and of columns that vary.
 
-        A ``smooth`` density has more noise and no sinusoids: it ranks rows and has no fine structure.
+        A ``smooth`` density has more noise and no sinusoids: it ranks rows and has no fine structure. If the table
+        ``has_gaps``, contexts see linear predictors however many rows it has.
         """
         if smooth:
             return cls._smooth(rows, columns)
@@ -85,7 +86,7 @@ class TableConfig:
             learning_rate=_RATE,
             weight_decay=1e-2,
             optimizer="muon",
-            max_units=0 if large else _MAX_UNITS,
+            max_units=0 if large and not has_gaps else _MAX_UNITS,
             rate_of_small_sets=5e-3 if fine else 5e-4,
             small_set_steps=0.1 if fine else 0.2,
             batch_size_of_small_sets=1_024 if fine else 256,
