@@ -98,7 +98,7 @@ def _edges(kind: Column, low: float, high: float) -> list[float]:
 
 
 def _correlations(columns: Columns, table: Array, synthetic: Array) -> Figure:
-    """Plot Spearman's correlations of all columns, with categories ordered by frequency."""
+    """Plot Spearman's correlations of all columns, with categories in their order, or by frequency."""
     figure = Figure(figsize=(8.0, 3.9), layout="constrained")
     names, style = drawable_text([columns.labels[d] for d in columns.modelled], 14)
     panels = figure.subplots(1, 2)
