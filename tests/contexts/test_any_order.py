@@ -460,6 +460,8 @@ def test_sinusoids_of_high_frequencies_count_less(decay: float, tmp_path: Any) -
         ({"sinusoid_decay": -1.0}, "sinusoid_decay: expected a finite number"),
         ({"ordered": (1,)}, "ordered: expected columns with levels"),
         ({"levels": (0, 3, 0, 0), "ordered": (4,)}, "ordered: expected columns with levels"),
+        ({"levels": (0, 3, 0, 0), "ranked": (0,)}, "ranked: expected columns with levels"),
+        ({"levels": (0, 3, 0, 0), "ranked": (-1,)}, "ranked: expected columns with levels"),
         ({"levels": (0, 3, 2049, 0), "ordered": (2,)}, "ordered: expected at most 2048 levels, got 2049"),
         ({"order": (0, 0, 1, 2)}, "order: expected a permutation"),
         ({"features": 2**20, "embedding_features": 2**20}, "expected at most"),

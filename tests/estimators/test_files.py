@@ -7,6 +7,7 @@ import datetime
 import decimal
 import enum
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,20 @@ def test_a_loaded_density_gives_the_same_answers(table: pd.DataFrame, tmp_path: 
     pd.testing.assert_frame_equal(loaded.conditional(given, 5), density.conditional(given, 5))
     settings = json.loads((tmp_path / "density" / "config.json").read_text())
     assert settings["estimator"]["parameters"]["max_steps"] == 2
+
+
+def test_files_without_a_newer_argument_have_its_default(table: pd.DataFrame, tmp_path: Path) -> None:
+    density = ScoreDensity(**SMALL).fit(table[["city", "width"]])
+    density.save(tmp_path)
+    path = tmp_path / "config.json"
+    text = path.read_text()
+    older = re.sub(r',\s*"ordered": false', "", text)
+    assert older.count('"ordered"') < text.count('"ordered"')
+    path.write_text(older)
+    np.testing.assert_array_equal(
+        ScoreDensity.load(tmp_path).score_samples(table[["city", "width"]]),
+        density.score_samples(table[["city", "width"]]),
+    )
 
 
 def test_a_loaded_detector_gives_the_same_verdicts_and_reasons(table: pd.DataFrame, tmp_path: Path) -> None:

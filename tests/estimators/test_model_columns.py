@@ -312,6 +312,13 @@ def test_a_median_off_the_levels_becomes_the_nearest_one_and_a_mean_does_not() -
     assert point_estimates(kind, np.array([[2.0, 4.0, 4.0, 2.0]]), "median").tolist() == [39.95]  # of 103.03
 
 
+@pytest.mark.parametrize("value", [0.1, 0.3, 0.7])
+def test_the_mean_of_equal_draws_is_their_value(value: float) -> None:
+    kind = infer_column(np.repeat([0.1, 0.3, 0.7], 100), categorical=False)
+    draws = np.tile(kind.encode(np.array([value])), (1, 64))
+    assert point_estimates(kind, draws, "mean").tolist() == [value]
+
+
 def test_repeated_values_among_many_others_are_spikes_not_levels() -> None:
     random = np.random.default_rng(0)
     frequent = np.sqrt(np.arange(1.0, 5.0))

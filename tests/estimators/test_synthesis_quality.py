@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from arcsm.estimators import ScoreDensity, SynthesisQuality, synthesis_quality
-from arcsm.estimators.synthesis_quality import UnseenPairs
+from arcsm.estimators.encoder import Columns
+from arcsm.estimators.synthesis_quality import UnseenPairs, _point_map
 from small_tables import QUICK, correlated_table, use_small_models
 
 
@@ -70,6 +71,19 @@ def test_a_repetitive_table_does_not_count_as_memorised() -> None:
     assert found.copies > 0.99
     assert number(found.held_out_copies) > 0.99
     assert abs(excess(found)) < 3.0
+
+
+def test_frequent_categories_differ_wherever_they_are_in_an_order() -> None:
+    dtype = pd.CategoricalDtype([f"{rank:02}" for rank in range(60)], ordered=True)
+    counts = np.where(np.arange(60) < 40, 1, 20)
+    frame = pd.DataFrame({"size": pd.Categorical.from_codes(np.repeat(np.arange(60), counts), dtype=dtype)})
+    columns = Columns.infer(frame)
+    as_points = _point_map(columns, columns.encode(frame))
+    points = as_points(np.arange(61.0)[:, None])
+    apart = np.linalg.norm(points[:, None] - points, axis=-1)
+    np.testing.assert_allclose(apart[40:60, 40:60], 1.0 - np.eye(20), atol=1e-6)
+    np.testing.assert_allclose(apart[40:60, :40], 1.0, atol=1e-6)
+    assert apart[30, 60] == 0.0  # rare and new ones count as one
 
 
 def test_the_error_of_the_nearest_training_rows_is_their_standard_deviation() -> None:

@@ -16,6 +16,7 @@ from arcsm.estimators.times import Times, infer_times
 from arcsm.reports.conditionals import Conditional, draw_categories, draw_density, draw_levels
 from arcsm.reports.detection import score_histogram
 from arcsm.reports.plots import compare_histograms, mark_value, open_panel, thin_ticks
+from arcsm.reports.synthesis import _draw_marginal
 from arcsm.reports.time_axes import label_times
 
 COUNTS = Grid(1.0, 0.0, 6, whole=True)  # 0 to 5
@@ -118,6 +119,26 @@ def test_rare_categories_are_left_out_but_not_the_rows_own() -> None:
     steep = Conditional(0.0, 29.0, lambda grid: np.exp(-grid))
     assert draw_categories(axes, kind, "25", steep) == "21 less likely values are not shown."
     assert [label.get_text() for label in axes.get_xticklabels()] == [*map(str, range(8)), "25"]
+
+
+def test_the_likeliest_of_many_ordered_categories_are_drawn() -> None:
+    names = tuple(f"{rank:03}" for rank in range(200))
+    _, axes = open_panel()
+    rising = Conditional(0.0, 199.0, lambda grid: np.exp(grid - 200.0))
+    note = draw_categories(axes, Categories(names, 1000, ordered=True), "005", rising)
+    assert [label.get_text() for label in axes.get_xticklabels()] == [*names[-8:], "005"]
+    assert note == "191 less likely values are not shown."
+
+
+def test_the_most_frequent_of_many_ordered_categories_are_compared() -> None:
+    kind = Categories(tuple(f"{rank:03}" for rank in range(200)), 300, ordered=True)
+    real = np.concatenate([np.repeat(np.arange(170.0, 194.0), 5), [0.0, 1.0]])
+    _, axes = open_panel()
+    assert _draw_marginal(axes, kind, real, np.full(10, 180.0)) == "and 176 rarer categories"
+    heights = [bar.get_height() for bar in axes.patches]
+    assert heights[:24] == pytest.approx([5 / 122] * 24)
+    assert heights[24:] == [float(rank == 180) for rank in range(170, 194)]
+    assert axes.get_xticklabels()[0].get_text() == "170"
 
 
 def test_scores_far_below_the_others_are_counted() -> None:

@@ -22,6 +22,7 @@ class AnyOrderArguments(Context):
     parents: tuple[int, ...]
     targets: tuple[int, ...]
     ordered: tuple[int, ...]
+    ranked: tuple[int, ...]
 
     def check_sizes(self) -> None:
         """Check sizes and fractions."""
@@ -59,12 +60,13 @@ class AnyOrderArguments(Context):
             )
 
     def check_targets(self, parents: Parents) -> None:
-        """Check which dimensions are targets, and which have ordered levels."""
+        """Check which dimensions are targets, and which have ordered or ranked levels."""
         chosen = set(self.targets)
         if not chosen or not chosen <= set(range(self.features)) or len(chosen) < len(self.targets):
             raise ValueError(f"targets: expected different dimensions, at least one, got {self.targets!r:.60}")
-        if any(not 0 <= d < self.features or not self.levels[d] for d in self.ordered):
-            raise ValueError(f"ordered: expected columns with levels, got {self.ordered!r:.60}")
+        for name, columns in (("ordered", self.ordered), ("ranked", self.ranked)):
+            if any(not 0 <= d < self.features or not self.levels[d] for d in columns):
+                raise ValueError(f"{name}: expected columns with levels, got {columns!r:.60}")
         if any((d in chosen) != (parent in chosen) for d, parent in parents.of.items()):
             raise ValueError(f"targets: expected a dimension and its parent or neither, got {self.targets!r:.60}")
         if not 0.0 <= self.complete_share <= 1.0:

@@ -258,8 +258,8 @@ class ScoreDensity(DensityMixin, DensityEstimator):
         """Return the distribution function of each value given the columns before it, ``(N, D)`` in (0, 1).
 
         The columns are in the order of the table, or in the learned one. Values of continuous columns are uniform if
-        the model is right. A discrete column has the probability of values up to its own, in the order of numbers or by
-        frequency; constant columns are 0.5.
+        the model is right. A discrete column has the probability of values up to its own, in the order of numbers or of
+        an ordered category, or else by frequency; constant columns are 0.5.
         """
         modelled, constants = self.encode_rows(X)
         u = np.full(constants.shape, 0.5)
@@ -293,7 +293,7 @@ class ScoreDensity(DensityMixin, DensityEstimator):
             estimate: The single value, for ``n=1``: ``"mean"`` (default) has the smallest squared error, ``"median"``
                 the smallest absolute error, ``"mode"`` is the most likely one, and ``"draw"`` a joint draw of all
                 missing values of a row. A category is the most likely one unless it is drawn. All but a mean are values
-                that the column can have; the mean of whole numbers is rounded where the dtype demands it.
+                that the column can have; means are rounded if the fitted column had an integer dtype.
             draws: Number of joint draws that the single values are computed from.
             random_state: Randomness of the draws.
 

@@ -31,10 +31,12 @@ def point_estimates(kind: Column, numbers: Array, estimate: Estimate) -> NDArray
     values = np.asarray(scale.decode(numbers.flatten()), dtype=float).reshape(numbers.shape)
     if estimate == "mode":
         centre = _half_sample_modes(values)
+    elif estimate == "median":
+        centre = np.median(values, 1)
     else:
-        centre = values.mean(1) if estimate == "mean" else np.median(values, 1)
-    if estimate == "mean" and not isinstance(kind, Times):
-        return centre
+        centre = np.clip(values.mean(1), values.min(1), values.max(1))  # equal draws have exactly this mean
+        if not isinstance(kind, Times):
+            return centre
     return np.asarray(kind.decode(scale.nearest(centre)))
 
 

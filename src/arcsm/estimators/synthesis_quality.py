@@ -235,12 +235,18 @@ def _point_map(columns: Columns, rows: Array) -> Callable[[Array], Array]:
     d = columns.modelled
     middle, scale = np.nanmedian(rows[:, d], 0), np.nanstd(rows[:, d], 0)
     categorical = np.array([isinstance(columns.kinds[column], Categories) for column in d])
+    by_frequency = []
+    for column in np.array(d)[categorical]:
+        counts = np.bincount(rows[~np.isnan(rows[:, column]), column].astype(int))
+        rank = np.argsort(np.argsort(-counts, kind="stable"))
+        by_frequency.append(np.append(rank.clip(max=_MAX_CATEGORIES), _MAX_CATEGORIES))  # then those of no row
 
     def as_points(rows: Array) -> Array:
         filled = np.where(np.isnan(rows[:, d]), middle, rows[:, d])
         numbers = ((filled - middle) / np.where(scale > 0.0, scale, 1.0))[:, ~categorical]
-        ranks = filled[:, categorical].astype(int).clip(0, _MAX_CATEGORIES)
-        one_hot = (np.eye(_MAX_CATEGORIES + 1)[column] / math.sqrt(2.0) for column in ranks.T)
+        names = filled[:, categorical].astype(int).T
+        ranks = (rank[column.clip(0, len(rank) - 1)] for rank, column in zip(by_frequency, names, strict=True))
+        one_hot = (np.eye(_MAX_CATEGORIES + 1)[column] / math.sqrt(2.0) for column in ranks)
         return np.concatenate([part.astype(np.float32) for part in (numbers, *one_hot)], 1)
 
     return as_points

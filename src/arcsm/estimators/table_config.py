@@ -62,8 +62,8 @@ class TableConfig:
     def for_table(cls, rows: int, columns: int, smooth: bool = False, has_gaps: bool = False) -> Self:
         """Return the configuration for a number of training rows and of columns that vary.
 
-        A ``smooth`` density has more noise and no sinusoids: it ranks rows and has no fine structure. If the table
-        ``has_gaps``, contexts see linear predictors however many rows it has.
+        A ``smooth`` density has more noise and no sinusoids: it ranks rows and has no fine structure. Contexts of other
+        ones see linear predictors if rows are few, or if the table ``has_gaps``.
         """
         if smooth:
             return cls._smooth(rows, columns)

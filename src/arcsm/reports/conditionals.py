@@ -110,7 +110,8 @@ def draw_categories(axes: Axes, kind: Categories, value: Any, conditional: Condi
     Categories that no fitted row has share one number, the next after the others.
     """
     observed = int(kind.encode(np.array([value], dtype=object))[0])
-    numbers = np.unique(np.append(np.arange(min(len(kind.names), _POINTS)), observed)).astype(float)
+    candidates = len(kind.names) if kind.ordered else min(len(kind.names), _POINTS)  # else the most frequent ones
+    numbers = np.unique(np.append(np.arange(candidates), observed)).astype(float)
     probabilities = conditional.density(numbers)
     shown = np.sort(np.argsort(-probabilities)[:_MAX_CATEGORIES])
     if observed not in numbers[shown]:

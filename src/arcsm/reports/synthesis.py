@@ -73,15 +73,17 @@ def _draw_marginal(axes: Axes, kind: Column, real: Array, synthetic: Array) -> s
     numbers = counted(kind)
     levels = len(kind.names) if isinstance(kind, Categories) else numbers.levels if isinstance(numbers, Grid) else 0
     if isinstance(kind, Categories) or 0 < levels <= _MAX_BARS:
-        places = np.arange(min(levels, _MAX_BARS))
+        counts = np.bincount(np.rint(real).astype(int), minlength=levels)[:levels]
+        shown = np.sort(np.argsort(-counts, kind="stable")[:_MAX_BARS])
+        places = np.arange(len(shown))
         for shift, rows, colour in zip((-0.2, 0.2), (real, synthetic), (plots.GREY, plots.BLUE), strict=True):
-            shares = [float((np.rint(rows) == place).mean()) for place in places]
+            shares = [float((np.rint(rows) == level).mean()) for level in shown]
             axes.bar(places + shift, shares, 0.4, color=colour)
         ticks = places[:: -(-len(places) // _MAX_TICKS)]
-        labels = [value_text(value, 5) for value in kind.decode(ticks.astype(float))]
+        labels = [value_text(value, 5) for value in kind.decode(shown[ticks].astype(float))]
         texts, style = drawable_text(labels, plots.LABEL_CHARACTERS // len(ticks) - 2)
         axes.set_xticks(ticks, texts, **style)
-        return f"and {levels - _MAX_BARS} more categories" if levels > _MAX_BARS else ""
+        return f"and {levels - _MAX_BARS} rarer categories" if levels > _MAX_BARS else ""
     values, drawn = (numbers.decode(rows).astype(float) for rows in (real, synthetic))
     note = plots.compare_histograms(axes, values, drawn, _edges(numbers, *np.quantile(values, [0.002, 0.998])))
     plots.thin_ticks(axes)
