@@ -1,0 +1,75 @@
+"""The workflows of the repository: what they promise is what the package says, and their commands exist."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+pytestmark = pytest.mark.skipif(not WORKFLOWS, reason="a source distribution has no workflows")
+
+
+def read(path: Path) -> dict[str, Any]:
+    found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert isinstance(found, dict)
+    return found
+
+
+def commands(workflow: dict[str, Any]) -> list[str]:
+    return [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_jobs_end_and_may_read_only_unless_they_say_more(path: Path) -> None:
+    workflow = read(path)
+    assert workflow["permissions"] == {"contents": "read"}
+    for job in workflow["jobs"].values():
+        assert 0 < job["timeout-minutes"] <= 240
+        assert all(("uses" in step) != ("run" in step) for step in job["steps"])
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_scripts_of_the_repository_can_be_run(path: Path) -> None:
+    for script in re.findall(r"\.ci/\w+", "\n".join(commands(read(path)))):
+        assert os.access(ROOT / script, os.X_OK), script
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_what_others_write_is_not_part_of_a_script(path: Path) -> None:
+    """A branch or title with shell commands in its name would run; environment variables do not."""
+    assert not re.findall(r"\$\{\{[^}]*(?:event|head_ref|ref_name)[^}]*\}\}", "\n".join(commands(read(path))))
+
+
+def test_the_tests_run_on_every_promised_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    promised = {line.split()[-1] for line in project["classifiers"] if re.search(r"Python :: 3\.\d+$", line)}
+    matrix = read(ROOT / ".github" / "workflows" / "tests.yml")["jobs"]["platforms"]["strategy"]["matrix"]
+    assert {*matrix["python"], *(one["python"] for one in matrix["include"])} == promised
+    assert project["requires-python"] == f">={min(promised, key=lambda version: int(version.split('.')[1]))}"
+    assert {system.split("-")[0] for system in matrix["system"]} == {"ubuntu", "macos", "windows"}
+
+
+def test_extras_that_jobs_install_exist() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = "\n".join(line for path in WORKFLOWS for line in commands(read(path)))
+    extras = {extra for found in re.findall(r"\.\[([\w,]+)\]", lines) for extra in found.split(",")}
+    assert extras
+    assert extras <= set(project["optional-dependencies"])
+
+
+def test_release_notes_are_a_section_of_the_changelog() -> None:
+    script = [sys.executable, str(ROOT / ".ci" / "notes")]
+    done = subprocess.run([*script, "0.1.0"], capture_output=True, text=True, encoding="utf-8", check=True)
+    assert done.stdout.startswith("First version.\n")
+    missing = subprocess.run([*script, "9.9"], capture_output=True, text=True, encoding="utf-8", check=False)
+    assert (missing.returncode, missing.stderr) == (1, "CHANGELOG.md has no section 9.9\n")
