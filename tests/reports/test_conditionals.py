@@ -141,6 +141,12 @@ def test_the_most_frequent_of_many_ordered_categories_are_compared() -> None:
     assert axes.get_xticklabels()[0].get_text() == "170"
 
 
+def test_values_below_the_fitted_ones_can_be_compared() -> None:
+    _, axes = open_panel()
+    assert _draw_marginal(axes, COUNTS, np.array([-2.0, 0.0, 5.0, 7.0]), np.zeros(2)) == ""
+    assert [bar.get_height() for bar in axes.patches][:6] == [0.25, 0.0, 0.0, 0.0, 0.0, 0.25]
+
+
 def test_scores_far_below_the_others_are_counted() -> None:
     scores = np.linspace(-6.0, -4.0, 1_000)
     [axes] = score_histogram(scores, np.array([-5.0, -400.0, -390.0]), -5.9).axes

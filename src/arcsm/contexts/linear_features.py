@@ -34,7 +34,7 @@ class LinearFeatures(PreciseModule):
     Arguments:
         levels: The number of levels of each dimension, 0 for numbers. Dimensions of more than 16 levels without ranks
             take no part.
-        ranked: The dimensions whose levels are numbers in ascending order.
+        ranked: The dimensions whose levels have an order.
     """
 
     mean: Tensor

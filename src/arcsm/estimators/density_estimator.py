@@ -27,7 +27,7 @@ from arcsm.estimators.target_maps import with_target_maps
 
 Rows = NDArray[np.intp]
 _RANDOM_STATES = 2**31 - 1
-_FEW_GAPS = 0.05  # of the values
+_MIN_MISSING = 0.05  # of the values, above which a table has gaps
 _MIN_ROWS_FOR_SELECTION = 600  # with fewer, held-out rows are too few to choose between configurations
 _MAX_HELD_OUT = 5_000  # rows
 
@@ -101,7 +101,7 @@ class DensityEstimator(TableEstimator):
         return numbers
 
     def _configs(self, rows: int, modelled: Tensor, targets: int | None) -> list[TableConfig]:
-        has_gaps = float(modelled.isnan().double().mean()) > _FEW_GAPS if modelled.numel() else False
+        has_gaps = float(modelled.isnan().double().mean()) > _MIN_MISSING if modelled.numel() else False
         config = TableConfig.for_table(rows, max(1, modelled.shape[1]), self._smooth, has_gaps)
         configs = [config]
         if not self._smooth and not config.sinusoids and rows >= _MIN_ROWS_FOR_SELECTION:

@@ -73,7 +73,7 @@ def _draw_marginal(axes: Axes, kind: Column, real: Array, synthetic: Array) -> s
     numbers = counted(kind)
     levels = len(kind.names) if isinstance(kind, Categories) else numbers.levels if isinstance(numbers, Grid) else 0
     if isinstance(kind, Categories) or 0 < levels <= _MAX_BARS:
-        counts = np.bincount(np.rint(real).astype(int), minlength=levels)[:levels]
+        counts = np.array([(np.rint(real) == level).sum() for level in range(levels)])
         shown = np.sort(np.argsort(-counts, kind="stable")[:_MAX_BARS])
         places = np.arange(len(shown))
         for shift, rows, colour in zip((-0.2, 0.2), (real, synthetic), (plots.GREY, plots.BLUE), strict=True):
