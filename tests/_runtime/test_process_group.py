@@ -9,6 +9,7 @@ import torch
 
 from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, TrainConfig, fit
 from arcsm._runtime import process_group
+from arcsm._runtime.launcher import process_count
 from arcsm._runtime.process_group import Group, even_slices
 from arcsm.cli import application
 
@@ -62,7 +63,7 @@ def test_single_process_commands_refuse_several_processes(
 ) -> None:
     for name, value in started.items():
         monkeypatch.setenv(name, value)
-    assert process_group.process_count() == 3
+    assert process_count() == 3
     assert application.run(["report", "nowhere"]) == 1
     assert "report: runs in one process, but 3 were started" in capsys.readouterr().err
     assert application.run(["--version"]) == 0

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from arcsm.cli import application
 from small_runs import call
@@ -53,6 +54,36 @@ def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[st
         text = capsys.readouterr().out
         assert f"arcsm {name}" in text
         assert "Example" in text
+
+
+def test_lists_of_commands_show_the_first_sentences_of_their_help(capsys: pytest.CaptureFixture[str]) -> None:
+    group = get_command(application.app)
+    for name, (_, summary) in application._COMMANDS.items():
+        first, *_ = group.get_command(None, name).help.split("\n\n")
+        assert first == summary
+        assert group.commands[name].help == summary
+
+
+def test_help_completion_and_unknown_commands_do_not_wait_for_torch() -> None:
+    script = (
+        "import sys; from arcsm.cli import application; code = application.run(sys.argv[1:]); "
+        "print('torch' in sys.modules, code)"
+    )
+    for arguments, code in ((["--help"], 0), (["--version"], 0), (["trai"], 2)):
+        command = [sys.executable, "-c", script, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+        assert done.stdout.endswith(f"False {code}\n")
+    completion = {"_ARCSM_COMPLETE": "complete_bash", "COMP_WORDS": "arcsm im", "COMP_CWORD": "1"}
+    script = (
+        "import sys; from arcsm.cli.application import app\n"
+        "try: app(prog_name='arcsm')\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=300,
+        env={**os.environ, **completion},
+    )  # fmt: skip
+    assert done.stdout.split() == ["impute", "False"]
 
 
 def test_help_breaks_lines_at_the_end_of_the_terminal_only(

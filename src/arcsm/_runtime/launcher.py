@@ -21,8 +21,6 @@ from pathlib import Path
 from signal import Signals
 from typing import Any
 
-import torch
-
 from arcsm._runtime.files import write_text
 
 LAUNCHER_VARIABLE = "ARCSM_STARTED_PROCESSES"  #: environment variable of launched processes: the launcher's process id
@@ -93,6 +91,8 @@ def launcher_environment(devices: int) -> Iterator[None]:
     if threading.current_thread() is threading.main_thread():
         installed = {number: signal.getsignal(number) for number in HANDLED_SIGNALS}
         handlers = {number: handler for number, handler in installed.items() if handler is not None}
+    import torch  # takes seconds, which a process without others need not wait
+
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // devices)))
     os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
     disabled_level = logging.root.manager.disable
@@ -134,6 +134,21 @@ def report_failures(failures: dict[int, Any]) -> int:
 def _failure_time(failure: Any) -> float:
     """Return when a process failed; torch's own time stamp is in whole seconds."""
     return float(failure.error_file_data.get("moment", failure.timestamp))
+
+
+def was_started() -> bool:
+    """Return whether torchrun, srun or ``--devices`` started this process as one of several."""
+    tasks, job = int(os.environ.get("SLURM_NTASKS", "1")), os.environ.get("SLURM_JOB_NAME")
+    return _by_torch() or (tasks > 1 and job not in ("bash", "interactive"))
+
+
+def process_count() -> int:
+    """Return how many processes torchrun, a step of srun or ``--devices`` started with this command."""
+    return int(os.environ.get("WORLD_SIZE" if _by_torch() else "SLURM_STEP_NUM_TASKS", "1"))
+
+
+def _by_torch() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def report_to_launcher(text: str) -> bool:

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from arcsm._runtime.devices import resolve_device
+from arcsm._runtime.launcher import was_started
 
 LOST_CONTACT = "another process of the run has ended; see its message"
 _TIMEOUT = timedelta(minutes=30)  # for a process that does not answer: reading the data may take that long
@@ -139,18 +140,6 @@ def _slurm_group() -> Group:
 def _leave() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def was_started() -> bool:
-    """Return whether torchrun, srun or ``--devices`` started this process as one of several."""
-    tasks, job = int(os.environ.get("SLURM_NTASKS", "1")), os.environ.get("SLURM_JOB_NAME")
-    return dist.is_torchelastic_launched() or (tasks > 1 and job not in ("bash", "interactive"))
-
-
-def process_count() -> int:
-    """Return how many processes torchrun, a step of srun or ``--devices`` started with this command."""
-    variable = "WORLD_SIZE" if dist.is_torchelastic_launched() else "SLURM_STEP_NUM_TASKS"
-    return int(os.environ.get(variable, "1"))
 
 
 def is_lost_contact(error: BaseException) -> bool:

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import stats
-from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
 #: Scores by name, ``(N,)`` each.
@@ -58,6 +57,8 @@ class Combination:
         if constant := [name for name, to_normal in zip(inliers, maps, strict=True) if len(to_normal.x) < 2]:
             raise ValueError(f"inliers: {constant[0]} is the same for nearly all rows; leave it out")
         self.columns_, self.maps_ = tuple(inliers), maps
+        from sklearn.covariance import LedoitWolf  # loads much else, which tables without a combination need not
+
         self.covariance_ = LedoitWolf().fit(self._transform(values))
         return self
 

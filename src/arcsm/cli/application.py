@@ -1,59 +1,108 @@
-"""The command ``arcsm``: its groups of commands, exit codes and one-line errors."""
+"""The command ``arcsm``: its groups of commands, exit codes and one-line errors.
+
+Nothing here imports torch, which takes seconds, before a command is known: help and completion come at once.
+"""
 
 import atexit
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from inspect import cleandoc
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
 from arcsm import __version__
-from arcsm._runtime.launcher import ProcessError, launch, report_to_launcher
-from arcsm._runtime.process_group import LOST_CONTACT, is_lost_contact, process_count, was_started
+from arcsm._runtime.launcher import ProcessError, launch, process_count, report_to_launcher, was_started
 from arcsm._runtime.progress import one_command
 from arcsm._runtime.signals import Terminated, ignore_termination, raise_on_termination
 from arcsm._runtime.terminal import printable
 from arcsm.cli.console import Stopped, fail
 from arcsm.cli.launching import SeveralProcesses
-from arcsm.errors import NoDensityError
-from arcsm.training.loop import TrainingDiverged
 
-_MODULES = (
-    "training",
-    "models",
-    "pages",
-    "tables",
-    "outliers",
-    "fitting",
-    "reproduce",
-)  # the last four take seconds to import
+#: The module of each command, which is imported when it is used, and the first sentences of its help.
+_COMMANDS = {
+    "quickstart": (
+        "training",
+        "Train on 8x8 digits, sample, score and write a report. Takes about a minute on two cores.",
+    ),
+    "train": (
+        "training",
+        "Train a model. A run that is killed at any moment resumes (--resume) to exactly the same weights.",
+    ),
+    "distil": (
+        "training",
+        "Turn a trained model into one whose densities, quantiles and samples take one evaluation each.",
+    ),
+    "sample": (
+        "models",
+        "Draw samples from a trained model. The same seed and number of devices give the same samples.",
+    ),
+    "score": ("models", "Compute the log density of each row in nats, and its least likely column."),
+    "denoise": ("models", "Remove noise from images, with a model of clean images."),
+    "report": (
+        "pages",
+        "Write a self-contained HTML page: curves, samples, calibration, likelihoods and configuration.",
+    ),
+    "serve": (
+        "pages",
+        'Serve an interactive page: likelihoods, surprise, denoising, completion and sampling. Needs the extra "web".',
+    ),
+    "info": (
+        "pages",
+        "Print the parts of a model and the configuration of its run, or what a fitted table holds.",
+    ),
+    "impute": ("tables", "Fill in the missing values of a table, given the other values of each row."),
+    "synthesize": ("tables", "Draw synthetic rows like those of a table."),
+    "detect": ("outliers", "Find outliers in a table, and the columns that make them so."),
+    "fit": (
+        "fitting",
+        "Fit a table once; detect, impute, synthesize and score use it with --model, here or on another machine.",
+    ),
+    "reproduce": ("reproduce", "Run an experiment; write its metrics, configuration, versions and pictures."),
+}
 _SHARED = ("train", "sample", "score", "reproduce")  # commands that several processes can share
 
 
 class _Commands(TyperGroup):
-    """The commands of all modules, which are imported one after another until one has the command."""
+    """The commands of all modules, in whose place lists of commands show summaries."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.commands = {
+            name: TyperCommand(name, help=summary, rich_markup_mode="rich") for name, (_, summary) in _COMMANDS.items()
+        }
+        self._shows_list = False
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        for module in _MODULES:
-            if cmd_name in self.commands:
-                break
-            commands = get_group(import_module(f"arcsm.cli.{module}").app).commands
-            for command in commands.values():
-                command.help = _without_line_ends(command.help or "")
-            self.commands.update(commands)
-        return self.commands.get(cmd_name)
+        if cmd_name not in _COMMANDS or self._shows_list:
+            return self.commands.get(cmd_name)
+        module, _ = _COMMANDS[cmd_name]
+        command = get_group(import_module(f"arcsm.cli.{module}").app).commands[cmd_name]
+        command.help = _without_line_ends(command.help or "")
+        return command
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        self.get_command(ctx, "")  # imports all
-        return list(self.commands)
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        with self._listed():
+            super().format_help(ctx, formatter)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        with self._listed():
+            return super().shell_complete(ctx, incomplete)
+
+    @contextmanager
+    def _listed(self) -> Iterator[None]:
+        self._shows_list = True
+        try:
+            yield
+        finally:
+            self._shows_list = False
 
 
 def _without_line_ends(text: str) -> str:
@@ -124,23 +173,20 @@ def run(arguments: Sequence[str]) -> int:
         return fail("interrupted", 130)
     except Terminated:
         return fail("terminated", 143)
-    except (ValueError, NoDensityError, TrainingDiverged) as error:
+    except ValueError as error:
         return fail(error, 1)
     except OSError as error:
         return fail(f"{error.filename}: {error.strerror}" if error.filename else error, 1)
     except MemoryError as error:
         return fail(f"out of memory ({error})" if str(error) else "out of memory", 1)
     except Exception as error:  # includes usage errors, whose class depends on the version of typer
+        if type(error).__name__ == "Abort":
+            return fail("interrupted", 130)
         if not hasattr(error, "format_message"):
-            if type(error).__name__ == "Abort":
-                return fail("interrupted", 130)
-            if _is_out_of_memory(error):
-                return fail(f"out of memory: {str(error).strip().splitlines()[0]}", 1)
-            if is_lost_contact(error):
-                return 1 if report_to_launcher(f"arcsm: {LOST_CONTACT}\n{error}") else fail(LOST_CONTACT, 1)
-            if report_to_launcher(traceback.format_exc().rstrip()):
-                return 1
-            raise
+            code = _code_of_failure(error)
+            if code is None:
+                raise
+            return code
         if type(error).__name__ == "NoArgsIsHelpError":
             print(error.format_message())
             return 2
@@ -148,6 +194,21 @@ def run(arguments: Sequence[str]) -> int:
     if code == 130:  # some versions of typer catch the interruption
         return fail("interrupted", 130)
     return code if isinstance(code, int) else 0
+
+
+def _code_of_failure(error: Exception) -> int | None:
+    """Report what ended a command, and return its exit code; ``None`` for an error of this program."""
+    from arcsm._runtime.process_group import LOST_CONTACT, is_lost_contact  # these load torch, as the command did
+    from arcsm.errors import NoDensityError
+    from arcsm.training.loop import TrainingDiverged
+
+    if isinstance(error, NoDensityError | TrainingDiverged):
+        return fail(error, 1)
+    if _is_out_of_memory(error):
+        return fail(f"out of memory: {str(error).strip().splitlines()[0]}", 1)
+    if is_lost_contact(error):
+        return 1 if report_to_launcher(f"arcsm: {LOST_CONTACT}\n{error}") else fail(LOST_CONTACT, 1)
+    return 1 if report_to_launcher("".join(traceback.format_exception(error)).rstrip()) else None
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -1,7 +1,10 @@
 """What commands print."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -9,8 +12,10 @@ from rich.table import Table
 
 from arcsm._runtime.launcher import report_to_launcher
 from arcsm._runtime.terminal import printable
-from arcsm.reports.numbers import LikelihoodRow, ReportNumbers
-from arcsm.training.loop import FitResult
+
+if TYPE_CHECKING:  # which take seconds to import
+    from arcsm.reports.numbers import LikelihoodRow, ReportNumbers
+    from arcsm.training.loop import FitResult
 
 
 def show(text: object) -> None:

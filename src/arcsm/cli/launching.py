@@ -2,7 +2,7 @@
 
 import warnings
 
-from arcsm._runtime.process_group import join, was_started
+from arcsm._runtime.launcher import was_started
 
 
 class SeveralProcesses(Exception):
@@ -20,5 +20,7 @@ def join_processes(devices: int, nodes: int, hint: str = "") -> None:
     """
     if devices * nodes > 1 and not was_started():
         raise SeveralProcesses(devices, nodes, hint)
+    from arcsm._runtime.process_group import join  # takes seconds
+
     if not join().first:
         warnings.simplefilter("ignore")  # the first process warns

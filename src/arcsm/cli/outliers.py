@@ -39,7 +39,6 @@ from arcsm.errors import SkippedWarning, warn
 from arcsm.estimators import ScoreOutlierDetector
 from arcsm.estimators.detection import DETECTION_COLUMNS, DetectionResult, check_p_value
 from arcsm.estimators.false_discoveries import check_fdr, selection_threshold
-from arcsm.reports.detection import write_detection_report
 
 app = Typer()
 
@@ -174,6 +173,8 @@ def detect(
     show_columns(detected.source, detected.rows, detector.columns_)
     show(f"{out}  {rows} rows, {result.outliers} flagged")
     if page is not None:
+        from arcsm.reports.detection import write_detection_report  # loads matplotlib
+
         title = f"Outliers in {Path(new.file.source).name}"
         write_detection_report(detector, result, page, title, progress=True)
         show(page)

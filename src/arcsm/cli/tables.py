@@ -36,7 +36,6 @@ from arcsm.estimators import ScoreDensity
 from arcsm.estimators.encoder import Columns
 from arcsm.estimators.rounding import round_like
 from arcsm.estimators.synthesis_quality import SynthesisQuality
-from arcsm.reports.synthesis import write_synthesis_report
 
 app = Typer()
 
@@ -206,6 +205,8 @@ def synthesize(
     for line in quality:
         show(line)
     if page is not None:
+        from arcsm.reports.synthesis import write_synthesis_report  # loads matplotlib
+
         remarks = quality or [f"Drawn with {' and '.join(given or ())}: the rows are not like the whole table."]
         title = f"{out.name}, like {Path(name).name}"
         write_synthesis_report(density, rows, drawn, remarks, page, title, progress=True)
