@@ -15,6 +15,7 @@ from arcsm import MADE, AnyOrder, AutoregressiveModel, GaussianHead, NoiseLadder
 from arcsm._runtime.random import Share
 from arcsm.contexts.base import TrainingTerms
 from arcsm.contexts.known_sets import weights_of_sets
+from arcsm.contexts.set_networks import _dropout_factors
 from arcsm.fourier_features import cosine_basis
 from arcsm.interop import export_scorer
 from arcsm.objectives import csm, dsm, mle, sm, ssm
@@ -588,3 +589,12 @@ def test_balanced_sets_count_equally_in_all_rows_that_have_them() -> None:
 def test_a_wrong_balance_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"balance: expected a number from 0 to 1, got 1\.5"):
         small(balance=1.5)
+
+
+def test_dropout_switches_off_a_fraction_of_the_units_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    factors = _dropout_factors((2, 500, 401), 0.3, torch.device("cpu"))
+    assert factors.shape == (2, 500, 401)
+    assert factors.unique().tolist() == pytest.approx([0.0, 1.0 / 0.7])
+    assert float((factors == 0.0).double().mean()) == pytest.approx(0.3, abs=0.004)  # four standard errors are 0.003
+    assert float(factors.double().mean()) == pytest.approx(1.0, abs=0.006)

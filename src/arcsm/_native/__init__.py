@@ -5,8 +5,8 @@ last gradient, which a general compiler of tensor programs cannot do. ``score_le
 level to the next, for densities and samples, and ``piecewise.c`` integrates the densities. ``latent_chain.c`` computes
 autoregressive latents without a call between them. ``value_sums.c`` and ``set_network.c`` train an any-order context,
 and ``context_walk.c`` evaluates it; ``normal_predictor.c`` and ``level_losses.c`` are its linear features and the
-losses of its nominal columns; ``spline.c`` evaluates splines. All are optional: without a C compiler the same results
-come from torch, more slowly.
+losses of its nominal columns; ``spline.c`` evaluates splines; ``muon.c`` takes steps of an optimizer. All are optional:
+without a C compiler the same results come from torch, more slowly.
 """
 
 from arcsm._native.build import available, library, start_compiling
@@ -15,6 +15,7 @@ from arcsm._native.interface import Indicators, Rule
 from arcsm._native.latent_chain import LatentChain, latent_chain_backward, latent_chain_forward, latent_chain_moments
 from arcsm._native.level_losses import LevelWeights, level_losses
 from arcsm._native.memory import may_evaluate, may_train, supports
+from arcsm._native.muon import muon_step
 from arcsm._native.normal_predictor import normal_given_set, normal_in_order
 from arcsm._native.piecewise import (
     piecewise_cell_errors,
@@ -56,6 +57,7 @@ __all__ = [
     "library",
     "may_evaluate",
     "may_train",
+    "muon_step",
     "normal_given_set",
     "normal_in_order",
     "piecewise_cell_errors",

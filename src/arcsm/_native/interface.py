@@ -182,6 +182,22 @@ class SplineNetwork(ctypes.Structure):
     )
 
 
+class MuonRule(ctypes.Structure):
+    """``muon_rule`` of muon.c."""
+
+    _fields_ = (
+        ("rows", ctypes.c_long),
+        ("columns", ctypes.c_long),
+        ("momentum", ctypes.c_float),
+        ("decay", ctypes.c_float),
+        ("step", ctypes.c_float),
+        ("linear", ctypes.c_float),
+        ("cubic", ctypes.c_float),
+        ("quintic", ctypes.c_float),
+        ("iterations", ctypes.c_long),
+    )
+
+
 def declare(code: ctypes.CDLL) -> None:
     """Set the types of the results of all functions; a function that the library lacks is an ``AttributeError``."""
     for sums in (code.score_matching_forward_backward, code.level_losses, code.score_points):
@@ -206,6 +222,7 @@ def declare(code: ctypes.CDLL) -> None:
         code.normal_in_order,
         code.spline_project,
         code.spline_values,
+        code.muon_step,
     ):
         function.restype = None
     workspaces = code.score_matching_workspace_bytes, code.latent_chain_workspace_bytes
@@ -222,6 +239,7 @@ def declare(code: ctypes.CDLL) -> None:
         code.level_losses_workspace_bytes,
         code.spline_workspace_bytes,
         code.spline_values_workspace_bytes,
+        code.muon_workspace_bytes,
         code.vector_alignment,
     ):
         function.restype = ctypes.c_size_t

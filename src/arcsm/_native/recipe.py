@@ -13,6 +13,7 @@ from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
 SOURCES = (
     "score_matching.c", "latent_chain.c", "score_levels.c", "piecewise.c", "value_sums.c", "set_network.c",
     "context_walk.c", "kernels.c", "normal_predictor.c", "level_losses.c", "score_points.c", "spline.c",
+    "muon.c",
 )  # fmt: skip
 HEADERS = ("kernels.h", "value_embedding.h", "set_network.h")
 FLAGS: tuple[str, ...] = (

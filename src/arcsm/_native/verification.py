@@ -20,6 +20,7 @@ from arcsm._native.context_verification import (
     is_value_sums_right,
 )
 from arcsm._native.interface import Indicators, Level, Network, PointHead, Rule, Shape
+from arcsm._native.optimizer_verification import is_muon_right
 from arcsm._native.spline_verification import is_spline_right
 
 
@@ -288,4 +289,5 @@ _CHECKS = {
     "normal_in_order": is_normal_in_order_right,
     "level_losses": is_level_losses_right,
     "spline": is_spline_right,
+    "muon": is_muon_right,
 }

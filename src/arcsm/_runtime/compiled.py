@@ -31,13 +31,10 @@ def call(function: Compiled, *tensors: Tensor) -> Tensor:
 
 class _Call(torch.autograd.Function):
     @staticmethod
-    def forward(function: Compiled, *tensors: Tensor) -> Tensor:
-        return function.forward(*tensors)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.function, *tensors = inputs
+    def forward(ctx: Any, function: Compiled, *tensors: Tensor) -> Tensor:  # a separate setup_context is slower
+        ctx.function = function
         ctx.save_for_backward(*tensors)
+        return function.forward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from arcsm._native import available, may_train, muon_step, supports
 from arcsm._runtime import process_group
 from arcsm._runtime.process_group import Group
 from arcsm.contexts.set_networks import SetNetwork
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 
 _POLYNOMIAL = (3.4445, -4.7750, 2.0315)  # coefficients of x, x^3 and x^5 in Muon's iteration
+_ITERATIONS = 5
 _LEAST_UNITS = 16  # of a layer whose matrices Muon learns
 _LAST_LAYERS = ("output", "logits", "parameters_of")  # of heads
 
@@ -169,16 +171,21 @@ class Muon(AdamW):
         for (*_, rows, columns), weights in by_shape.items():
             gradients = [weight.grad for weight in weights if weight.grad is not None]
             averages = [self.state[weight]["average"] for weight in weights]
+            step = -0.2 * max(rows, columns) ** 0.5 * group["lr"]
+            tensors = [weight.detach() for weight in weights], gradients, averages
+            if may_train() and all(supports(t) and t.is_contiguous() for t in (*tensors[0], *averages)) and available():
+                decay = group["lr"] * group["weight_decay"]
+                muon_step(*tensors, group["momentum"], decay, step, _POLYNOMIAL, _ITERATIONS)
+                continue
             torch._foreach_lerp_(averages, gradients, 1.0 - group["momentum"])
             ahead = torch.stack(torch._foreach_lerp(gradients, averages, group["momentum"]))
             is_learned = torch.stack(gradients).count_nonzero((-2, -1)) > 0  # else old gradients would get full steps
             ahead *= is_learned[..., None, None]
             torch._foreach_mul_(weights, 1.0 - group["lr"] * group["weight_decay"])
-            step = -0.2 * max(rows, columns) ** 0.5 * group["lr"]
             torch._foreach_add_(weights, list(orthogonalised(ahead)), alpha=step)
 
 
-def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
+def orthogonalised(matrices: Tensor, iterations: int = _ITERATIONS) -> Tensor:
     """Return matrices ``(*, m, n)`` with the same singular vectors and nearly equal singular values.
 
     Five iterations of Muon's odd polynomial take singular values between 0.01 and 1 times the Frobenius norm to values
