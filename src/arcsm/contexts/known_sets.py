@@ -31,11 +31,11 @@ def draw_sets(
     for d in parents.of:
         counted[:, d] = False
     priority = uniform_like(x, generator)
-    rank = priority.masked_fill(~counted, 2.0).argsort(1).argsort(1)
+    of_counted = priority.masked_fill(~counted, 2.0)
     total = counted.sum(1, keepdim=True)
     sizes = total if most is None else total.clamp(max=most + 1)
     size = (stratified_uniform_like(x[:, :1], generator) * sizes).long()
-    known = rank < size
+    known = of_counted < of_counted.sort(1).values.gather(1, size)
     if is_target is not None:
         u = uniform_like(x[:, :1], generator)
         share = (u - complete_share) / max(1.0 - complete_share, 1e-12)  # uniform where it is positive
