@@ -1,4 +1,4 @@
-"""Retake the pictures of the pages: `python docs/pictures.py`. It needs chromium and takes a few minutes."""
+"""Retake the pictures of the pages: `python docs/pictures.py [NAME ...]`. It needs chromium and takes minutes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import json
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,8 +20,9 @@ import pandas as pd
 from PIL import Image
 from sklearn.datasets import load_digits, load_wine
 
-from arcsm import load
+from arcsm import AutoregressiveModel, load
 from arcsm.cli.application import run
+from arcsm.cli.fitted_tables import FittedTable
 from arcsm.cli.web.page import serving
 
 PICTURES = Path(__file__).resolve().parent / "pictures"
@@ -120,11 +122,12 @@ def write(picture: Image.Image, name: str) -> None:
     )
 
 
-def served(folder: Path, size: tuple[int, int], use: Callable[[Browser], None]) -> Image.Image:
-    """Return a picture of the page of a run, after it was used."""
-    with serving(load(folder), folder.name) as (_, address), Browser(*size) as browser:
+def served(
+    model: AutoregressiveModel | FittedTable, title: str, size: tuple[int, int], use: Callable[[Browser], None]
+) -> Image.Image:
+    """Return a picture of the page of a model, after it was used."""
+    with serving(model, title) as (_, address), Browser(*size) as browser:
         browser.call("Page.navigate", url=address)
-        browser.wait("document.querySelector('#evaluate')")
         use(browser)
         return browser.picture()
 
@@ -136,6 +139,7 @@ def image_page(folder: Path) -> Image.Image:
     digit.resize((280, 280), Image.Resampling.NEAREST).save(folder / "digit.png")
 
     def use(browser: Browser) -> None:
+        browser.wait("document.querySelector('#evaluate')")
         browser.wait("document.querySelector('#editor input[type=file]')")
         browser.upload("#editor input[type=file]", folder / "digit.png")
         browser.wait("document.querySelector('#editor canvas')")
@@ -145,7 +149,7 @@ def image_page(folder: Path) -> Image.Image:
             browser.click("#evaluate")
             time.sleep(3.0)
 
-    return served(folder / "digits", (1100, 1250), use)
+    return served(load(folder / "digits"), "digits", (1100, 1250), use)
 
 
 def table_page(folder: Path) -> Image.Image:
@@ -167,7 +171,25 @@ def table_page(folder: Path) -> Image.Image:
         browser.click("#evaluate")
         browser.wait("document.querySelector('#densities img')")
 
-    return served(folder / "houses", (1100, 800), use)
+    return served(load(folder / "houses"), "houses", (1100, 800), use)
+
+
+def fitted_page(folder: Path) -> Image.Image:
+    """Say what the colour and the alcohol of a wine tell about the rest."""
+    wine = load_wine(as_frame=True)
+    table = wine.data.iloc[:, :9].assign(cultivar=np.array(["Barolo", "Grignolino", "Barbera"])[wine.target])
+    table.to_csv(folder / "wine.csv", index=False)
+    assert run(["fit", str(folder / "wine.csv"), "--out", str(folder / "wine")]) == 0
+
+    def use(browser: Browser) -> None:
+        browser.wait("document.querySelectorAll('#pictures img').length == 10")
+        time.sleep(2.0)  # until it can be edited
+        browser.type_into("#field-0 textarea, #field-0 input", "14.2")
+        browser.evaluate("document.activeElement.blur()")
+        browser.wait("document.querySelector('#message').innerText.includes('Log density')")
+        browser.wait("document.querySelectorAll('#pictures img').length == 10")
+
+    return served(FittedTable.read(folder / "wine"), "wine", (1100, 920), use)
 
 
 def readme(folder: Path) -> Image.Image:
@@ -191,6 +213,10 @@ def readme(folder: Path) -> Image.Image:
 
 
 if __name__ == "__main__":
-    for name, take in {"serve-images": image_page, "serve-table": table_page, "readme": readme}.items():
+    pages = {
+        "serve-images": image_page, "serve-table": table_page, "serve-fitted": fitted_page, "readme": readme
+    }  # fmt: skip
+    for name in sys.argv[1:] or pages:
+        take = pages[name]
         with tempfile.TemporaryDirectory() as temporary:
             write(take(Path(temporary)), name)

@@ -85,7 +85,13 @@ def test_names_of_categories_do_not_touch(count: int) -> None:
 def test_bars_stand_at_possible_values(kind: Grid) -> None:
     _, axes = open_panel()
     draw_levels(axes, kind, kind.low, flat(-10.0, 2.0 * kind.levels))
-    places = (bars(axes) - kind.low) / kind.spacing
+    if kind is MANY:  # one shape with steps
+        corners = axes.collections[0].get_paths()[0].vertices
+        values = np.unique(corners[:, 0])
+        centres = np.concatenate([values[:1], 0.5 * (values[1:-2] + values[2:-1]), values[-1:]])
+    else:
+        centres = bars(axes)
+    places = (centres - kind.low) / kind.spacing
     assert len(places) <= 160
     np.testing.assert_allclose(places, np.rint(places), atol=1e-6)
     assert places.min() == pytest.approx(0.0, abs=1e-6)

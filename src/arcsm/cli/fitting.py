@@ -96,7 +96,7 @@ def fit(
     assert fitted is not None
     show_columns(source.source, len(rows), fitted.columns_)
     uses = ["detect"] * (detector is not None) + ["impute", "synthesize", "score"] * (density is not None)
-    show(f"{out}  for arcsm {', '.join(uses)}, with --model {out}")
+    show(f"{out}  for arcsm {', '.join(uses)}, with --model {out}; or look at it: arcsm serve {out}")
 
 
 def fit_rows(estimator: ScoreDensity | ScoreOutlierDetector, rows: pd.DataFrame, source: str) -> None:

@@ -37,33 +37,40 @@ def given_values(
         name, _, text = splits[0]
         if name in values:
             raise ValueError(f"--given {pair}: {name} is given already")
-        words = forms.truth_words.get(name, {})
-        values[name] = _parse(pair, table[name], text, forms.types[name], forms.decimal, words)
         inferred = Columns.infer(table[[name]]).kinds[0] if kinds is None else kinds[name]
-        _check_near(pair, table[name], values[name], forms.types[name], inferred)
+        values[name] = given_value(f"--given {pair}", name, text, forms, table)
+        _check_near(f"--given {pair}", table[name], values[name], forms.types[name], inferred)
     return values
 
 
-def _check_near(pair: str, column: pd.Series, value: Any, kind: ColumnType, inferred: Column) -> None:
+def given_value(source: str, name: str, text: str, forms: CellForms, table: pd.DataFrame) -> Any:
+    """Parse the text of a column's value; the message of an error begins with its ``source``.
+
+    For the other arguments see :func:`given_values`.
+    """
+    return _parse(source, table[name], text, forms.types[name], forms.decimal, forms.truth_words.get(name, {}))
+
+
+def _check_near(source: str, column: pd.Series, value: Any, kind: ColumnType, inferred: Column) -> None:
     """Check before the fit that a column has a value, or one near it."""
     try:
         encode_value(inferred, value, near=True)
     except ValueError as error:
         if is_categorical(column.dtype) and kind.kind != "time":
-            raise ValueError(f"--given {pair}: column {column.name!r} {error}") from error
+            raise ValueError(f"{source}: column {column.name!r} {error}") from error
         known = column.dropna()
-        low, high = _in_form(pd.Series([known.min(), known.max()], dtype=column.dtype), kind)
+        low, high = in_form(pd.Series([known.min(), known.max()], dtype=column.dtype), kind)
         raise ValueError(
-            f"--given {pair}: {column.name} has no such value, nor one near it; its values range from {low} to {high}"
+            f"{source}: {column.name} has no such value, nor one near it; its values range from {low} to {high}"
         ) from error
 
 
-def _in_form(values: pd.Series, kind: ColumnType) -> list[str]:
+def in_form(values: pd.Series, kind: ColumnType) -> list[str]:
     """Return values as the file writes them."""
     return [str(text) for text in (values.map(value_text) if kind.format is None else kind.format.write(values))]
 
 
-def _parse(pair: str, column: pd.Series, text: str, kind: ColumnType, decimal: str, words: Mapping[str, str]) -> Any:
+def _parse(source: str, column: pd.Series, text: str, kind: ColumnType, decimal: str, words: Mapping[str, str]) -> Any:
     """Return the value of a column that a text stands for. Names may differ in case if only one matches.
 
     ``words`` are the words of the file for truth values.
@@ -75,19 +82,19 @@ def _parse(pair: str, column: pd.Series, text: str, kind: ColumnType, decimal: s
         try:
             if pd.api.types.is_timedelta64_dtype(column.dtype) or isinstance(column.dtype, pd.PeriodDtype):
                 return cells.astype(column.dtype).iloc[0]
-            return typed_column(cells, kind, lambda _: f"--given {pair}", decimal).iloc[0]
+            return typed_column(cells, kind, lambda _: source, decimal).iloc[0]
         except ValueError as error:
             example = value_text(column.dropna().iloc[0]) if kind.format is None else kind.format.example
-            raise ValueError(f"--given {pair}: expected a value such as {example}, got {text!r}") from error
+            raise ValueError(f"{source}: expected a value such as {example}, got {text!r}") from error
     if not is_categorical(column.dtype):
         whole = pd.api.types.is_integer_dtype(column.dtype)
         try:
             return int(text) if whole else float(text.replace(decimal, "."))
         except ValueError as error:
-            raise ValueError(f"--given {pair}: expected a {'whole ' * whole}number, got {text!r}") from error
+            raise ValueError(f"{source}: expected a {'whole ' * whole}number, got {text!r}") from error
     values = {str(value): value for value in column.dropna().unique()}
     matches = [value for name, value in values.items() if name.lower() == text.lower()]
     if text not in values and len(matches) != 1:
         listed = ", ".join(sorted(words.get(name, name) for name in values))[:200]
-        raise ValueError(f"--given {pair}: {column.name} has no {text!r}; it has {listed}")
+        raise ValueError(f"{source}: {column.name} has no {text!r}; it has {listed}")
     return values.get(text, matches[0])

@@ -38,7 +38,10 @@ def report(
     show(page)
 
 
-@app.command(epilog="Examples: arcsm serve runs/digits   |   arcsm serve runs/table --port 8000")
+@app.command(
+    epilog="Examples: arcsm serve runs/digits   |   arcsm serve model, of arcsm fit   |   "
+    "arcsm serve runs/table --port 8000"
+)
 def serve(
     run: Trained,
     host: Annotated[
@@ -47,10 +50,16 @@ def serve(
     port: Annotated[int | None, Option(min=1, max=65535, help="Port. Default: the first free one from 7860.")] = None,
     device: Device = "auto",
 ) -> None:
-    """Serve an interactive page: likelihoods, surprise, denoising, completion and sampling. Needs the extra "web"."""
+    """Serve an interactive page: likelihoods, surprise, denoising, completion and sampling. Needs the extra "web".
+
+    Of a table that arcsm fit has fitted, the page shows what known values of a row say about the others, draws rows
+    with these values, and finds the outliers of a file.
+    """
+    from arcsm.cli.fitted_tables import FittedTable
     from arcsm.cli.web.page import serve as serve_page  # Gradio takes seconds to import
 
-    serve_page(load(run, resolve_device(device)), run.stem, host, port)
+    model = FittedTable.read(run, device) if is_fitted_table(run) else load(run, resolve_device(device))
+    serve_page(model, run.stem, host, port)
 
 
 @app.command(epilog="Examples: arcsm info runs/digits   |   arcsm info model, of arcsm fit")

@@ -1,4 +1,4 @@
-"""Pictures of what a detector expects of columns in one row, and of the values that the row has."""
+"""Pictures of what the known values of a row say about each of its columns, and of the values that the row has."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,13 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator
 
 from arcsm.estimators.column_types import Array, Categories, Column, Constant, Grid
-from arcsm.estimators.outliers import ScoreOutlierDetector
+from arcsm.estimators.density_estimator import DensityEstimator
 from arcsm.estimators.times import Times, counted, value_text
 from arcsm.reports import plots
 from arcsm.reports.figure_text import drawable_text
 from arcsm.reports.time_axes import label_times
 
-_POINTS = 160  # of a density; also the largest number of bars
+_POINTS = 160  # of a density or of levels
+_MAX_BARS = 60  # beyond which gaps between them would be too narrow to see
 _MAX_TICKS = 6
 _MAX_CATEGORIES = 8  # with a bar
 _DIGITS = 6  # of the row's value
@@ -34,16 +35,24 @@ class Conditional:
     density: Callable[[Array], Array]  # of numbers
 
 
-def conditional_panels(detector: ScoreOutlierDetector, row: pd.DataFrame, columns: Sequence[int]) -> list[plots.Panel]:
-    """Return a picture for each of some columns: its distribution given others of the row, and the row's value."""
-    numbers, _ = detector.encode_rows(row)  # (1, M)
-    model, modelled = detector.model_, detector.columns_.modelled
+def conditional_panels(estimator: DensityEstimator, row: pd.DataFrame, columns: Sequence[int]) -> list[plots.Panel]:
+    """Return a picture for each of some columns: its distribution given others of the row, and the row's value.
+
+    The row may have missing values.
+    """
+    numbers, _ = estimator.encode_rows(row)  # (1, M)
+    model, modelled = estimator.model_, estimator.columns_.modelled
     if model is not None:
-        ends = [model.quantiles(numbers, torch.tensor(u))[0].tolist() for u in (_TAIL, 1.0 - _TAIL)]
+        places = torch.tensor([modelled.index(d) for d in columns if d in modelled], dtype=torch.long)
+        tails = torch.tensor([_TAIL, 1.0 - _TAIL], dtype=numbers.dtype)
+        found = model.conditional_quantiles(numbers.expand(len(places), -1), places, tails).tolist()
+        ends = dict(zip(places.tolist(), found, strict=True))
     panels = []
     for d in columns:
-        kind, value = detector.columns_.kinds[d], row.iloc[0, d]
-        caption = f"{row.columns[d]}: {value_text(value, _DIGITS)}"
+        kind = estimator.columns_.kinds[d]
+        value: Any = row.iloc[0, d]
+        value = None if pd.isna(value) else value
+        caption = str(row.columns[d]) if value is None else f"{row.columns[d]}: {value_text(value, _DIGITS)}"
         if isinstance(kind, Constant) or model is None:
             panels.append(plots.Panel(caption, None, "All fitted rows have the same value."))
             continue
@@ -53,7 +62,8 @@ def conditional_panels(detector: ScoreOutlierDetector, row: pd.DataFrame, column
             column, values = torch.tensor([place]), torch.from_numpy(grid)[None]
             return model.conditional_log_density(numbers, column, values)[0].exp().numpy()
 
-        panels.append(_panel(caption, kind, value, Conditional(ends[0][place], ends[1][place], density)))
+        low, high = ends[place]
+        panels.append(_panel(caption, kind, value, Conditional(low, high, density)))
     return panels
 
 
@@ -63,23 +73,28 @@ def _panel(caption: str, kind: Column, value: Any, conditional: Conditional) -> 
         note = draw_categories(axes, kind, value, conditional)
         return plots.Panel(caption, plots.embedded(figure), note)
     numbers = counted(kind)
-    number = float(kind.scale.count([value])[0]) if isinstance(kind, Times) else float(value)
+    number = None if value is None else _number(kind, value)
     if isinstance(numbers, Grid):
         draw_levels(axes, numbers, number, conditional)
     else:
         draw_density(axes, numbers, number, conditional)
-    is_whole = isinstance(value, int | np.integer)
+    is_whole = isinstance(value, int | np.integer) or (value is None and isinstance(numbers, Grid) and numbers.whole)
     if is_whole or not isinstance(axes.xaxis.get_major_locator(), FixedLocator):
         plots.thin_ticks(axes, is_whole)
     label_times(axes, kind)
-    plots.mark_value(axes, number, value_text(value, _DIGITS))
+    if number is not None:
+        plots.mark_value(axes, number, value_text(value, _DIGITS))
     return plots.Panel(caption, plots.embedded(figure))
 
 
-def draw_density(axes: Axes, kind: Column, value: float, conditional: Conditional) -> None:
-    """Draw the density of a continuous column."""
+def _number(kind: Column, value: Any) -> float:
+    return float(kind.scale.count([value])[0]) if isinstance(kind, Times) else float(value)
+
+
+def draw_density(axes: Axes, kind: Column, value: float | None, conditional: Conditional) -> None:
+    """Draw the density of a continuous column; the axis shows the value, if there is one in reach."""
     ends = kind.decode(np.array([conditional.low, conditional.high])).astype(float)
-    if plots.within_reach(value, *ends):
+    if value is not None and plots.within_reach(value, *ends):
         ends = np.array([min(ends[0], value), max(ends[1], value)])
     low, high = kind.encode(ends)
     margin = 0.05 * (high - low)
@@ -89,15 +104,18 @@ def draw_density(axes: Axes, kind: Column, value: float, conditional: Conditiona
     axes.set_xlim(values[0], values[-1])
 
 
-def draw_levels(axes: Axes, kind: Grid, value: float, conditional: Conditional) -> None:
-    """Draw the probabilities of a discrete column's fitted levels, each at its value."""
+def draw_levels(axes: Axes, kind: Grid, value: float | None, conditional: Conditional) -> None:
+    """Draw the probabilities of a discrete column's fitted levels, each at its value; many bars touch."""
     first, last = np.clip(np.rint([conditional.low, conditional.high]), *kind.limits).astype(int).tolist()
     stride = math.ceil((last - first + 1) / _POINTS)
     numbers = np.arange(first, last + 1, stride, dtype=float)
     values, width = kind.values_at(numbers).astype(float), stride * kind.spacing
-    axes.bar(values, conditional.density(numbers), 0.8 * width, color=plots.BLUE)
+    if len(values) > _MAX_BARS:
+        axes.fill_between(values, conditional.density(numbers), step="mid", color=plots.BLUE, linewidth=0)
+    else:
+        axes.bar(values, conditional.density(numbers), 0.8 * width, color=plots.BLUE)
     low, high = values[0] - width, values[-1] + width
-    if plots.within_reach(value, low, high):
+    if value is not None and plots.within_reach(value, low, high):
         low, high = min(low, value - width), max(high, value + width)
     axes.set_xlim(low, high)
     if len(values) <= _MAX_TICKS:
@@ -105,16 +123,18 @@ def draw_levels(axes: Axes, kind: Grid, value: float, conditional: Conditional) 
 
 
 def draw_categories(axes: Axes, kind: Categories, value: Any, conditional: Conditional) -> str:
-    """Draw the probabilities of the likeliest categories and of the row's own; return a remark on the others.
+    """Draw the probabilities of the likeliest categories and of the row's own, if any; return a remark on the others.
 
     Categories that no fitted row has share one number, the next after the others.
     """
-    observed = int(kind.encode(np.array([value], dtype=object))[0])
+    observed = None if value is None else int(kind.encode(np.array([value], dtype=object))[0])
     candidates = len(kind.names) if kind.ordered else min(len(kind.names), _POINTS)  # else the most frequent ones
-    numbers = np.unique(np.append(np.arange(candidates), observed)).astype(float)
+    numbers = np.arange(candidates, dtype=float)
+    if observed is not None:
+        numbers = np.unique(np.append(numbers, observed))
     probabilities = conditional.density(numbers)
     shown = np.sort(np.argsort(-probabilities)[:_MAX_CATEGORIES])
-    if observed not in numbers[shown]:
+    if observed is not None and observed not in numbers[shown]:
         shown = np.append(shown, np.flatnonzero(numbers == observed))
     colours = [plots.ORANGE if number == observed else plots.BLUE for number in numbers[shown]]
     axes.bar(np.arange(len(shown)), probabilities[shown], color=colours)

@@ -1,11 +1,7 @@
-"""The page itself: Gradio components around :mod:`arcsm.cli.web.images` and :mod:`arcsm.cli.web.tables`."""
+"""The page itself, and Gradio components around :mod:`arcsm.cli.web.images` and :mod:`arcsm.cli.web.tables`."""
 
-import functools
-import html
 import os
-import re
-import string
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +11,10 @@ import pandas as pd
 from PIL import Image
 
 from arcsm.cli.console import show
+from arcsm.cli.fitted_tables import FittedTable
+from arcsm.cli.web.components import as_markdown, seed_of, show_errors
+from arcsm.cli.web.fitted import FittedTableExplorer
+from arcsm.cli.web.fitted_page import fitted_page
 from arcsm.cli.web.guard import Guard, check_host
 from arcsm.cli.web.images import ImageExplorer
 from arcsm.cli.web.tables import TableExplorer
@@ -24,19 +24,23 @@ from arcsm.model import AutoregressiveModel
 _SURPRISING = 0.1  # probability below which a value is reported
 
 
-def build(model: AutoregressiveModel, title: str) -> Any:
-    """Build the page of a model, a ``gradio.Blocks``."""
+def build(model: AutoregressiveModel | FittedTable, title: str) -> Any:
+    """Build the page of a model or a fitted table, a ``gradio.Blocks``."""
     gradio = _gradio()
     with gradio.Blocks(analytics_enabled=False, title=f"arcsm: {title}", delete_cache=(600, 3600)) as page:
         gradio.Markdown(f"## {as_markdown(title)}")
-        if "image_shape" in model.metadata:
+        if isinstance(model, FittedTable):
+            fitted_page(gradio, page, FittedTableExplorer(model))
+        elif "image_shape" in model.metadata:
             _image_page(gradio, ImageExplorer(model))
         else:
             _table_page(gradio, TableExplorer(model))
     return page
 
 
-def serve(model: AutoregressiveModel, title: str, host: str = "127.0.0.1", port: int | None = None) -> None:
+def serve(
+    model: AutoregressiveModel | FittedTable, title: str, host: str = "127.0.0.1", port: int | None = None
+) -> None:
     """Serve the page until interrupted; by default to this machine only."""
     with serving(model, title, host, port) as (page, address):
         show(f"{address}  press Ctrl-C to stop")
@@ -45,7 +49,7 @@ def serve(model: AutoregressiveModel, title: str, host: str = "127.0.0.1", port:
 
 @contextmanager
 def serving(
-    model: AutoregressiveModel, title: str, host: str = "127.0.0.1", port: int | None = None
+    model: AutoregressiveModel | FittedTable, title: str, host: str = "127.0.0.1", port: int | None = None
 ) -> Iterator[tuple[Any, str]]:
     """Serve the page in the background, and provide it and its address. Uploads are deleted at the end.
 
@@ -147,16 +151,16 @@ def _image_page(gradio: Any, explorer: ImageExplorer) -> None:
 
     def on_complete(picture: Any, number: float | None, c: int) -> tuple[str, Image.Image, Image.Image]:
         row = explorer.to_row(_composite(picture))
-        completed = explorer.complete(row, _seed(number), c)
+        completed = explorer.complete(row, seed_of(number), c)
         return "The model drew the lower half.", explorer.to_picture(row), explorer.to_picture(completed)
 
     def on_sample(amount: float, number: float | None, c: int) -> Image.Image:
-        return explorer.to_picture(explorer.sample(int(amount), _seed(number), c if explorer.classes else None))
+        return explorer.to_picture(explorer.sample(int(amount), seed_of(number), c if explorer.classes else None))
 
-    evaluate.click(_show_errors(gradio, on_evaluate), [editor, label], [message, model_input, result])
-    denoise.click(_show_errors(gradio, on_denoise), [editor, sigma, label], [message, model_input, result])
-    complete.click(_show_errors(gradio, on_complete), [editor, seed, label], [message, model_input, result])
-    sample.click(_show_errors(gradio, on_sample), [count, seed, label], [samples])
+    evaluate.click(show_errors(gradio, on_evaluate), [editor, label], [message, model_input, result])
+    denoise.click(show_errors(gradio, on_denoise), [editor, sigma, label], [message, model_input, result])
+    complete.click(show_errors(gradio, on_complete), [editor, seed, label], [message, model_input, result])
+    sample.click(show_errors(gradio, on_sample), [count, seed, label], [samples])
 
 
 def _table_page(gradio: Any, explorer: TableExplorer) -> None:
@@ -176,18 +180,7 @@ def _table_page(gradio: Any, explorer: TableExplorer) -> None:
         figure = explorer.densities(point, columns["column"].tolist())
         return f"**{total:.2f} nats.** {_summary(columns.iloc[0])}", columns.round(4), figure
 
-    evaluate.click(_show_errors(gradio, on_evaluate), [row], [message, table, densities])
-
-
-def as_markdown(text: str) -> str:
-    """Escape the characters of a text that have a meaning in Markdown."""
-    return re.sub(f"([{re.escape(string.punctuation)}])", r"\\\1", text)
-
-
-def _seed(number: float | None) -> int:
-    if number is None or number < 0:
-        raise ValueError("seed: expected a non-negative whole number")
-    return int(number)
+    evaluate.click(show_errors(gradio, on_evaluate), [row], [message, table, densities])
 
 
 def _summary(column: pd.Series) -> str:
@@ -205,16 +198,3 @@ def _composite(picture: Any) -> Image.Image:
     if picture is None or picture.get("composite") is None or picture["composite"].getextrema()[-1] == (0, 0):
         raise ValueError("draw or upload an image first")
     return picture["composite"]  # type: ignore[no-any-return]
-
-
-def _show_errors(gradio: Any, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a function so that the page shows the user's mistakes in one line."""
-
-    @functools.wraps(function)
-    def wrapper(*arguments: Any) -> Any:
-        try:
-            return function(*arguments)
-        except ValueError as error:
-            raise gradio.Error(html.escape(str(error), quote=False)) from error  # the page shows HTML
-
-    return wrapper

@@ -1,4 +1,4 @@
-"""Files that visitors of the page upload: only images of known formats, and only so large ones."""
+"""Files that visitors of the page upload: never by their addresses, and images of known formats and sizes alone."""
 
 import html
 from io import BytesIO
@@ -16,20 +16,28 @@ def guarded(editor: Any) -> Any:
 
     Its methods are replaced, because Gradio writes a file beside the module of a subclass.
     """
-    convert, move = editor.convert_and_format_image, editor.async_move_resource_to_block_cache
+    convert = editor.convert_and_format_image
 
     def checked_convert(file: Any, *arguments: Any, **options: Any) -> Any:
         if file is not None:
             _check(BytesIO(file) if isinstance(file, bytes | bytearray | memoryview) else Path(file.path))
         return convert(file, *arguments, **options)
 
+    editor.convert_and_format_image = checked_convert
+    return uploaded_only(editor)
+
+
+def uploaded_only(component: Any) -> Any:
+    """Make a component of Gradio fetch no file by its address; see :func:`guarded`."""
+    move = component.async_move_resource_to_block_cache
+
     async def checked_move(file: Any) -> Any:
         if file is not None and "://" in str(file):
             raise _error("expected an uploaded file, got an address")
         return await move(file)
 
-    editor.convert_and_format_image, editor.async_move_resource_to_block_cache = checked_convert, checked_move
-    return editor
+    component.async_move_resource_to_block_cache = checked_move
+    return component
 
 
 def _check(file: Path | BytesIO) -> None:
