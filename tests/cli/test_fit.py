@@ -224,6 +224,7 @@ WRONG: list[tuple[list[Any], str]] = [
     (["score", "new.csv", "--model", "model", "--method", "flow", "--out", "x.csv"], "--method: has no effect with"),
     (["score", "new.csv", "--model", "model", "--devices", "2", "--out", "x.csv"], "--devices: a fitted table"),
     (["score", "new.csv", "--model", "model", "--out", "x.npy"], "expected a .csv, .tsv or .parquet file"),
+    (["report", "model"], "holds a fitted table; look at it with arcsm serve"),
     (["sample", "model", "--out", "x.csv"], "holds a fitted table, not an autoregressive model; the option --model of"),
     (["score", "new.csv", "--model", "model", "--class", "0", "--out", "x.csv"], "--class: has no effect with --model"),
     (

@@ -28,6 +28,11 @@ def report(
     device: Device = "auto",
 ) -> None:
     """Write a self-contained HTML page: curves, samples, calibration, likelihoods and configuration."""
+    if is_fitted_table(run):
+        raise ValueError(
+            f"{run}: holds a fitted table; look at it with arcsm serve, or write a report with arcsm detect or "
+            "synthesize --report"
+        )
     if run.is_file():
         raise ValueError(f"{run}: expected the folder of a run, whose data the page needs, got a file")
     page = out or run / "report.html"

@@ -21,7 +21,10 @@ from arcsm.model.standardisation import Standardised
 #: What files of other kinds hold, and what reads them.
 _OTHER_KINDS = {
     "estimator": ("a fitted estimator", "the method load of its class reads it"),
-    "table": ("a fitted table", "the option --model of arcsm detect, impute, synthesize and score reads it"),
+    "table": (
+        "a fitted table",
+        "the option --model of arcsm detect, impute, synthesize and score reads it, and arcsm serve",
+    ),
 }
 
 
