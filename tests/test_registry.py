@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -16,6 +18,24 @@ def restored_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget the parts that a test registers."""
     # a private name, because nothing but a test forgets parts
     monkeypatch.setattr(registry, "_PARTS", {seam: dict(registry.parts(seam)) for seam in registry._PARTS})
+
+
+def test_parts_of_this_package_are_found_before_anything_was_used() -> None:
+    script = """
+import arcsm
+print(arcsm.TrainConfig(objective="csm").objective)
+def csm(model, x, condition=None, generator=None): ...
+try:
+    arcsm.register(csm)
+except ValueError as error:
+    print(error)
+"""
+    for code in (script, f"import arcsm.registry{script}"):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
+        assert done.stdout.splitlines() == [
+            "csm",
+            "register: the objective csm of arcsm.objectives.csm is registered; rename yours",
+        ]
 
 
 class EntryPoint:

@@ -1,13 +1,16 @@
 """The registry of parts: contexts, heads, condition networks, objectives and samplers by name.
 
-Configurations, saved files and commands refer to parts by name. A part is registered once, when its module is imported.
-Another package declares its parts as entry points of the group ``arcsm.parts``; they are imported the first time that
-a list of parts, or a name that is not registered yet, is needed.
+Configurations, saved files and commands refer to parts by name. A part is registered once, when its module is imported;
+those of this package are imported the first time that one is looked up. Another package declares its parts as entry
+points of the group ``arcsm.parts``; they are imported the first time that a list of parts, or a name that is not
+registered yet, is needed.
 """
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
 from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar
@@ -51,6 +54,8 @@ def register(part: Part) -> Part:
         'halved_csm'
     """
     seam = seam_of(part)
+    if not part.__module__.startswith("arcsm."):
+        _load_own_parts()  # whose names are taken
     if missing := getattr(part, "__abstractmethods__", None):
         raise ValueError(f"register: {part.__name__} does not define {', '.join(sorted(missing))}")
     known = _PARTS[seam].get(part.__name__)
@@ -77,8 +82,16 @@ def seam_of(part: object) -> Seam:
     )
 
 
+@cache
+def _load_own_parts() -> None:
+    """Import the parts of this package, which register themselves."""
+    for seam in ("contexts", "heads", "objectives", "samplers"):
+        import_module(f"arcsm.{seam}")
+
+
 def parts(seam: Seam) -> Mapping[str, Callable[..., Any]]:
     """Return the registered parts of a seam by name, including the parts of installed packages."""
+    _load_own_parts()
     _load_entry_points()
     return MappingProxyType(_PARTS[seam])
 
@@ -86,6 +99,8 @@ def parts(seam: Seam) -> Mapping[str, Callable[..., Any]]:
 def find(seam: Seam, name: object, key: str | None = None) -> Callable[..., Any]:
     """Return a registered part; the error for an unknown name begins with ``key``, by default the seam."""
     if isinstance(name, str):
+        if name not in _PARTS[seam]:
+            _load_own_parts()
         if name not in _PARTS[seam]:
             _load_entry_points()
         if name in _PARTS[seam]:

@@ -46,6 +46,16 @@ def test_zeros_stay_zeros_and_small_numbers_count() -> None:
     assert torch.allclose(orthogonalised(1e-30 * matrix), orthogonalised(matrix), rtol=1e-3, atol=1e-4)
 
 
+def test_a_graph_with_weights_of_before_a_step_is_refused() -> None:
+    weight = torch.nn.Parameter(torch.randn(20, 30))
+    optimizer = Muon([{"params": [weight], "matrices": True}], lr=0.1, weight_decay=0.0)
+    loss = (weight @ torch.randn(30, 4)).square().sum() * (weight * weight).sum()
+    weight.grad = torch.randn(20, 30)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_a_matrix_without_a_gradient_stays() -> None:
     stack = torch.nn.Parameter(torch.randn(2, 20, 30))
     optimizer = Muon([{"params": [stack], "matrices": True}], lr=0.1, weight_decay=0.0)

@@ -176,6 +176,8 @@ class Muon(AdamW):
             if may_train() and all(supports(t) and t.is_contiguous() for t in (*tensors[0], *averages)) and available():
                 decay = group["lr"] * group["weight_decay"]
                 muon_step(*tensors, group["momentum"], decay, step, _POLYNOMIAL, _ITERATIONS)
+                for weight in weights:  # as torch's own changes do, so that a graph with older weights is refused
+                    torch.autograd.graph.increment_version(weight)
                 continue
             torch._foreach_lerp_(averages, gradients, 1.0 - group["momentum"])
             ahead = torch.stack(torch._foreach_lerp(gradients, averages, group["momentum"]))
