@@ -54,7 +54,7 @@ def register(part: Part) -> Part:
         'halved_csm'
     """
     seam = seam_of(part)
-    if not part.__module__.startswith("arcsm."):
+    if not str(part.__module__).startswith("arcsm."):  # None in doctests
         _load_own_parts()  # whose names are taken
     if missing := getattr(part, "__abstractmethods__", None):
         raise ValueError(f"register: {part.__name__} does not define {', '.join(sorted(missing))}")
