@@ -18,7 +18,7 @@ from arcsm.estimators import ScoreClassifier, ScoreDensity, ScoreRegressor
 from arcsm.estimators.column_inference import fit_continuous
 from arcsm.estimators.model_columns import ModelColumns
 from arcsm.estimators.table_config import TableConfig
-from arcsm.estimators.table_training import _BRANCHES, _SNAPSHOTS_OF_TARGETS, _Choice, _climb
+from arcsm.estimators.table_training import _BRANCH_STEPS, _BRANCHES, _SNAPSHOTS_OF_TARGETS, _Choice, _climb
 from arcsm.training import TrainConfig, fit
 from arcsm.training.callbacks import TrainingState
 from arcsm.training.data import set_moments
@@ -115,7 +115,9 @@ def test_a_branch_continues_the_training_at_its_rate_and_leaves_it_unchanged() -
     fit(branched, rows, config=config, callbacks=[branch])
     assert have_same_weights(plain, branched)
     expected = copy.deepcopy(seen[0])
-    by_hand = short_config(steps=4, warmup_steps=2, learning_rate=seen[2], seed=config.seed + 20)
+    steps = round(_BRANCH_STEPS * config.steps)
+    by_hand = short_config(steps=steps, warmup_steps=2, learning_rate=seen[2], seed=config.seed + 20)
+    assert steps == 2
     fit(expected, rows, config=by_hand)
     assert 0.0 < seen[2] < config.learning_rate
     assert have_same_weights(expected, seen[1])
