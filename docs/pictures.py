@@ -175,7 +175,7 @@ def table_page(folder: Path) -> Image.Image:
 
 
 def fitted_page(folder: Path) -> Image.Image:
-    """Say what the colour and the alcohol of a wine tell about the rest."""
+    """Show the other columns given the alcohol of a wine."""
     wine = load_wine(as_frame=True)
     table = wine.data.iloc[:, :9].assign(cultivar=np.array(["Barolo", "Grignolino", "Barbera"])[wine.target])
     table.to_csv(folder / "wine.csv", index=False)

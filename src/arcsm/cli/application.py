@@ -26,65 +26,54 @@ from arcsm._runtime.terminal import printable
 from arcsm.cli.console import Stopped, fail
 from arcsm.cli.launching import SeveralProcesses
 
-#: The module of each command, which is imported when it is used, and the first sentences of its help.
-_COMMANDS = {
-    "quickstart": (
-        "training",
-        "Train on 8x8 digits, sample, score and write a report. Takes about a minute on two cores.",
-    ),
-    "train": (
-        "training",
-        "Train a model. A run that is killed at any moment resumes (--resume) to exactly the same weights.",
-    ),
-    "distil": (
-        "training",
-        "Turn a trained model into one whose densities, quantiles and samples take one evaluation each.",
-    ),
-    "sample": (
-        "models",
-        "Draw samples from a trained model. The same seed and number of devices give the same samples.",
-    ),
-    "score": ("models", "Compute the log density of each row in nats, and its least likely column."),
-    "denoise": ("models", "Remove noise from images, with a model of clean images."),
-    "report": (
-        "pages",
-        "Write a self-contained HTML page: curves, samples, calibration, likelihoods and configuration.",
-    ),
-    "serve": (
-        "pages",
-        'Serve an interactive page: likelihoods, surprise, denoising, completion and sampling. Needs the extra "web".',
-    ),
-    "info": (
-        "pages",
-        "Print the parts of a model and the configuration of its run, or what a fitted table holds.",
-    ),
-    "impute": ("tables", "Fill in the missing values of a table, given the other values of each row."),
-    "synthesize": ("tables", "Draw synthetic rows like those of a table."),
-    "detect": ("outliers", "Find outliers in a table, and the columns that make them so."),
-    "fit": (
-        "fitting",
-        "Fit a table once; detect, impute, synthesize and score use it with --model, here or on another machine.",
-    ),
-    "reproduce": ("reproduce", "Run an experiment; write its metrics, configuration, versions and pictures."),
+#: The commands of each module, which is imported when one is used, and the first sentences of their help.
+_SUMMARIES = {
+    "training": {
+        "quickstart": "Train on 8x8 digits, sample, score and write a report. Takes about a minute on two cores.",
+        "train": "Train a model. A run that is killed at any moment resumes (--resume) to exactly the same weights.",
+        "distil": "Turn a trained model into one whose densities, quantiles and samples take one evaluation each.",
+    },
+    "models": {
+        "sample": "Draw samples from a trained model. The same seed and number of devices give the same samples.",
+        "score": "Compute the log density of each row in nats, and its least likely column.",
+        "denoise": "Remove noise from images, with a model of clean images.",
+    },
+    "pages": {
+        "report": "Write a self-contained HTML page: curves, samples, calibration, likelihoods and configuration.",
+        "serve": "Serve an interactive page: likelihoods, surprise, denoising, completion and sampling. Needs the "
+        'extra "web".',
+        "info": "Print the parts of a model and the configuration of its run, or what a fitted table holds.",
+    },
+    "tables": {
+        "impute": "Fill in the missing values of a table, given the other values of each row.",
+        "synthesize": "Draw synthetic rows like those of a table.",
+    },
+    "outliers": {"detect": "Find outliers in a table, and the columns that make them so."},
+    "fitting": {
+        "fit": "Fit a table once; detect, impute, synthesize and score use it with --model, here or on another machine."
+    },
+    "reproduce": {"reproduce": "Run an experiment; write its metrics, configuration, versions and pictures."},
 }
+_MODULE_OF = {name: module for module, names in _SUMMARIES.items() for name in names}
 _SHARED = ("train", "sample", "score", "reproduce")  # commands that several processes can share
 
 
 class _Commands(TyperGroup):
-    """The commands of all modules, in whose place lists of commands show summaries."""
+    """The commands of all modules. Lists of them show summaries and import none."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self.commands = {
-            name: TyperCommand(name, help=summary, rich_markup_mode="rich") for name, (_, summary) in _COMMANDS.items()
+            name: TyperCommand(name, help=summary, rich_markup_mode="rich")
+            for names in _SUMMARIES.values()
+            for name, summary in names.items()
         }
         self._shows_list = False
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in _COMMANDS or self._shows_list:
+        if cmd_name not in _MODULE_OF or self._shows_list:
             return self.commands.get(cmd_name)
-        module, _ = _COMMANDS[cmd_name]
-        command = get_group(import_module(f"arcsm.cli.{module}").app).commands[cmd_name]
+        command = get_group(import_module(f"arcsm.cli.{_MODULE_OF[cmd_name]}").app).commands[cmd_name]
         command.help = _without_line_ends(command.help or "")
         return command
 

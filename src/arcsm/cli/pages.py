@@ -57,8 +57,8 @@ def serve(
 ) -> None:
     """Serve an interactive page: likelihoods, surprise, denoising, completion and sampling. Needs the extra "web".
 
-    Of a table that arcsm fit has fitted, the page shows what known values of a row say about the others, draws rows
-    with these values, and finds the outliers of a file.
+    For a table that arcsm fit has fitted, the page shows the distribution of each column given known values of a row,
+    draws rows with these values, and finds the outliers of a file.
     """
     from arcsm.cli.fitted_tables import FittedTable
     from arcsm.cli.web.page import serve as serve_page  # Gradio takes seconds to import

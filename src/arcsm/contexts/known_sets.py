@@ -35,7 +35,7 @@ def draw_sets(
     total = counted.sum(1, keepdim=True)
     sizes = total if most is None else total.clamp(max=most + 1)
     size = (stratified_uniform_like(x[:, :1], generator) * sizes).long()
-    known = of_counted < of_counted.sort(1).values.gather(1, size)
+    known = of_counted < of_counted.sort(1).values.gather(1, size)  # ties are too rare in single precision to matter
     if is_target is not None:
         u = uniform_like(x[:, :1], generator)
         share = (u - complete_share) / max(1.0 - complete_share, 1e-12)  # uniform where it is positive

@@ -1,4 +1,4 @@
-"""Pictures of what the known values of a row say about each of its columns, and of the values that the row has."""
+"""Pictures of the distribution of each column given the other known values of a row, and of the row's own value."""
 
 import math
 from collections.abc import Callable, Sequence

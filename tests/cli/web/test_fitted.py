@@ -106,6 +106,12 @@ def test_a_file_is_sorted_by_surprise_with_reasons(explorer: FittedTableExplorer
     assert (shown(lines)["age"] == "").sum() == 1
 
 
+def test_a_column_with_the_name_of_a_result_is_an_error(explorer: FittedTableExplorer, tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text("age;city;fee;because\n40;Rome;30,1;x\n41;Oslo;31,5;y\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"^new.csv: has a column 'because' already"):
+        explorer.outliers(tmp_path / "new.csv")
+
+
 def test_downloads_hold_no_formulas(explorer: FittedTableExplorer, tmp_path: Path) -> None:
     explorer.write(pd.DataFrame({"city": ["=1+1", "Rome"]}), tmp_path / "out.csv")
     assert "\n=1+1" not in (tmp_path / "out.csv").read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ from arcsm.cli.fitted_tables import FittedTable
 from arcsm.cli.given_values import given_value, in_form
 from arcsm.cli.table_inputs import TableInput
 from arcsm.data import ReadOptions, frame_writer
+from arcsm.data.table import check_reserved_columns
 from arcsm.estimators.detection import detection_table
 from arcsm.estimators.encoder import is_categorical
 from arcsm.estimators.rounding import round_like
@@ -22,6 +23,7 @@ _MAX_CHOICES = 500  # names in a list
 MAX_DRAWS = 10_000
 MAX_SCORED = 20_000  #: rows of an uploaded table
 _SHOWN_ROWS = 100
+_OF_RESULTS = ["row", "p_value", "outlier", "because"]
 
 
 class FittedTableExplorer:
@@ -120,14 +122,13 @@ class FittedTableExplorer:
         upload = TableInput(path)
         upload.source = path.name  # messages do not tell where the page keeps it
         file = self.table.file(upload, ReadOptions())
+        check_reserved_columns(file.file, _OF_RESULTS)
         rows = next(file.parts(MAX_SCORED + 1))
         if len(rows) > MAX_SCORED:
             raise ValueError(f"{path.name}: expected at most {MAX_SCORED} rows; use arcsm detect --model for more")
         lines = detection_table(detector, rows)
         cells = next(file.file.raw_parts(MAX_SCORED + 1))
-        chosen = lines[["row", "p_value", "outlier", "because"]]
-        chosen = chosen.assign(p_value=[float(f"{p:.2g}") for p in chosen["p_value"]])
-        cells = cells[[name for name in cells.columns if name not in chosen]]
+        chosen = lines[_OF_RESULTS].assign(p_value=[float(f"{p:.2g}") for p in lines["p_value"]])
         return pd.concat([chosen, cells], axis=1).iloc[np.argsort(lines["score"].to_numpy(), kind="stable")]
 
     def write(self, rows: pd.DataFrame, path: Path) -> None:

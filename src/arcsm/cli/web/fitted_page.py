@@ -28,7 +28,9 @@ def fitted_page(gradio: Any, page: Any, explorer: FittedTableExplorer) -> None:
 
 def _row_tab(gradio: Any, page: Any, explorer: FittedTableExplorer, downloads: Downloads) -> None:
     columns = explorer.columns
-    gradio.Markdown("Fill in what is known of a row. The pictures show what it says about each column.")
+    gradio.Markdown(
+        "Fill in the known values of a row. Each picture shows the distribution of a column given the others."
+    )
     fields = []
     with gradio.Row():
         for d, name in enumerate(explorer.fields):
