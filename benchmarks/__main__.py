@@ -19,8 +19,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.regression import TABLES, missing_data
-
 PAGE, RESULTS = Path(__file__).with_name("README.md"), Path(__file__).with_name("results")
 
 ABOUT = {
@@ -85,14 +83,6 @@ ABOUT = {
     "tables": (
         "Fitting an outlier detector to a table and scoring 10,000 rows, on all cores: ours with default settings, and "
         "four detectors of PyOD (extra `bench`)."
-    ),
-    "regression": (
-        "Predictive distributions of the last column of tables from the UCI repository, of at most 1,500 rows, on a "
-        "held-out tenth: the mean negative log likelihood in nats (of the target to half a `step`, the median distance "
-        "between its values), the continuous ranked probability score from 39 quantiles (lower is better for both), "
-        "the coverage of the central 90 % interval, and the seconds to fit and predict. Ours with default settings; "
-        "scikit-learn's quantile gradient boosting, one model for each quantile; and NGBoost if it is installed. Needs "
-        "ARCSM_DATA."
     ),
     "flow": (
         "Log densities through the ladder (tolerance 1e-3) of a trained model of 21 pixels. `plain` is the classical "
@@ -165,10 +155,7 @@ def main() -> None:
         parser.error("quadrature needs --runs RUN ...")
     if "gpu" in given.names and not torch.cuda.is_available():
         parser.error("gpu: needs a CUDA device; try it out with python -m benchmarks.gpu --device cpu --small")
-    missing = next(filter(None, map(missing_data, TABLES)), None)
-    if "regression" in given.names and missing:
-        parser.error(f"regression: {missing}")
-    lacking = {"quadrature": not given.runs, "regression": missing, "gpu": not torch.cuda.is_available()}
+    lacking = {"quadrature": not given.runs, "gpu": not torch.cuda.is_available()}
     left_out = {name for name, lacks in lacking.items() if lacks}
     names = given.names or [name for name in ABOUT if name not in left_out]
     for name in names:

@@ -16,12 +16,11 @@ from arcsm.conditionals.conditionals import Accuracy, Conditionals
 _ROOT = Path(__file__).parents[1]
 
 
-def test_benchmarks_without_their_data_are_left_out(
+def test_benchmarks_that_lack_a_run_or_a_gpu_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.syspath_prepend(str(_ROOT))
     command = importlib.import_module("benchmarks.__main__")
-    regression = importlib.import_module("benchmarks.regression")
     ran: list[str] = []
 
     def run(arguments: list[str], **_: object) -> subprocess.CompletedProcess[str]:
@@ -34,25 +33,16 @@ def test_benchmarks_without_their_data_are_left_out(
     monkeypatch.setattr(command, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     (tmp_path / "README.md").write_text("")
-    monkeypatch.setenv("ARCSM_DATA", str(tmp_path))
     monkeypatch.setattr("sys.argv", ["benchmarks"])
     command.main()
-    assert ran == [name for name in command.ABOUT if name not in ("regression", "quadrature", "gpu")]
-    monkeypatch.setattr("sys.argv", ["benchmarks", "regression"])
+    assert ran == [name for name in command.ABOUT if name not in ("quadrature", "gpu")]
+    monkeypatch.setattr("sys.argv", ["benchmarks", "quadrature"])
     with pytest.raises(SystemExit):
         command.main()
-    assert "concrete.csv.gz is missing; set ARCSM_DATA to the folder of the data" in capsys.readouterr().err
-    (tmp_path / "uci").mkdir()
-    for name in regression.TABLES:
-        (tmp_path / "uci" / f"{name}.csv.gz").write_text("")
+    assert "quadrature needs --runs RUN" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["benchmarks", "quadrature", "--runs", "run"])
     command.main()
-    assert ran[-1] == "regression"
-
-
-def test_the_interval_of_the_benchmark_of_regression_holds_90_percent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(_ROOT))
-    regression = importlib.import_module("benchmarks.regression")
-    assert regression.PROBABILITIES[regression._INTERVAL].tolist() == pytest.approx([0.05, 0.95])
+    assert ran[-1] == "quadrature"
 
 
 def test_the_naive_grid_of_the_benchmarks_agrees_with_the_quadrature(monkeypatch: pytest.MonkeyPatch) -> None:

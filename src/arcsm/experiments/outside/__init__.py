@@ -20,6 +20,7 @@ VARIABLE = "ARCSM_PEERS"
 #: What each environment needs.
 REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     "miceforest": ("miceforest==6.0.5", "lightgbm==4.5.0"),
+    "NGBoost": ("ngboost==0.6.0",),
     "ARF": ("arfpy==0.1.1", "numpy<2", "pandas<3", "scikit-learn<1.7"),
 }
 
