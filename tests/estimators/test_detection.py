@@ -26,7 +26,8 @@ def test_reasons_name_expected_and_observed_values(scored: Scored) -> None:
     assert "city: expected" in found.loc[7, "because"]
     assert "saw elsewhere" in found.loc[7, "because"]
     assert found.loc[9, "column_1"] == "kind"
-    assert (found.loc[~found["outlier"], "because"] == "").all()
+    assert (found.loc[~found["outlier"], ["because", "change"]] == "").all(axis=None)
+    assert found.loc[3, "change"].startswith("income: 10000000 -> ")
     by_p = detection_table(detector, rows, threshold=0.02)
     assert ((by_p["p_value"] <= 0.02) == by_p["outlier"]).all()
     with pytest.raises(ValueError, match="p-value: expected at least"):

@@ -169,7 +169,9 @@ def test_expected_intervals_of_closely_related_columns_have_their_coverage_and_w
         inside = (low < x[1000:]) & (x[1000:] < high)
         np.testing.assert_allclose(inside.mean(0), share, atol=3.0 * math.sqrt(share * (1.0 - share) / 300))
     assert np.median(high - low, 0)[1] == pytest.approx(2.0 * 0.3 * stats.norm.ppf(0.95), rel=0.4)
-    [reason] = reasons.reasons(detector, pd.DataFrame([[0.0, 1.5]]), np.array([[0.0, -9.0]]), 1)
+    row = pd.DataFrame([[0.0, 1.5]])
+    found = reasons.conditionals_by_place(detector, row, np.array([[1]]))
+    [reason] = reasons.reasons(detector, row, np.array([[0.0, -9.0]]), found)
     assert reason.startswith("1: expected -0.")  # five standard deviations from 0
 
 

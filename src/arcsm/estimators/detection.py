@@ -10,14 +10,14 @@ import pandas as pd
 from arcsm._runtime.progress import track
 from arcsm.estimators.column_types import Array
 from arcsm.estimators.outliers import ScoreOutlierDetector
-from arcsm.estimators.reasons import reasons
+from arcsm.estimators.reasons import changes, conditionals_by_place, reasons
 
 TOP_COLUMNS = 3  # most surprising columns that are listed for each row
 #: The columns of :func:`detection_table`.
 DETECTION_COLUMNS = (
     *("row", "score", "p_value", "outlier"),
     *(f"{what}_{rank}" for rank in range(1, TOP_COLUMNS + 1) for what in ("column", "contribution")),
-    "because",
+    *("because", "change"),
 )
 _MOST_SURPRISING = 20  # rows
 _EXPLAINING_TIME = 0.3  # of the outliers among some rows, relative to scoring the rows; sets the pace of progress bars
@@ -26,7 +26,7 @@ _EXPLAINING_TIME = 0.3  # of the outliers among some rows, relative to scoring t
 def detection_table(
     detector: ScoreOutlierDetector, table: pd.DataFrame, threshold: float | None = None, first: int = 0
 ) -> pd.DataFrame:
-    """Return a line for each row: score, p-value, flag, most surprising columns with contributions, and reasons.
+    """Return a line for each row: score, p-value, flag, most surprising columns with contributions, reasons, changes.
 
     Rows with at most the p-value ``threshold`` are flagged or, without one, rows below the detector's own threshold.
     Rows are counted from 1, after ``first`` earlier rows if the table is a part of another.
@@ -45,12 +45,16 @@ def detection_table(
     for rank in range(lowest.shape[1]):
         lines[f"column_{rank + 1}"] = names[lowest[:, rank]]
         lines[f"contribution_{rank + 1}"] = np.take_along_axis(excess, lowest[:, rank : rank + 1], 1)[:, 0]
-    because = np.full(len(table), "", dtype=object)
+    because, change = (np.full(len(table), "", dtype=object) for _ in range(2))
     flagged = np.flatnonzero(outlier)
     if len(flagged):
+        limit = detector.offset_ if threshold is None else detector.score_of_p_value(threshold)
+        rows = table.iloc[flagged]
         with track("explaining", _EXPLAINING_TIME + 1, done=1) as work, work.part(_EXPLAINING_TIME):
-            because[flagged] = reasons(detector, table.iloc[flagged], excess[flagged], TOP_COLUMNS)
-    lines["because"] = because
+            conditionals = conditionals_by_place(detector, rows, lowest[flagged])
+            because[flagged] = reasons(detector, rows, excess[flagged], conditionals)
+            change[flagged] = changes(detector, rows, conditionals, limit)
+    lines["because"], lines["change"] = because, change
     return lines
 
 

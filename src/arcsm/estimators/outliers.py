@@ -1,6 +1,8 @@
 """An outlier detector for tables with scikit-learn's interface, which explains its scores by column."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -17,11 +19,13 @@ from arcsm._runtime.sizes import check_size
 from arcsm.errors import warn
 from arcsm.estimators.column_inference import NumberRules
 from arcsm.estimators.column_types import Array, Categories
+from arcsm.estimators.counterfactuals import ConditionalsByPlace, best_changes, known_places
 from arcsm.estimators.density_estimator import DensityEstimator
 from arcsm.estimators.false_discoveries import selection_threshold
 from arcsm.estimators.native_frames import is_native, to_native
 from arcsm.estimators.table_distillation import distilled_table
-from arcsm.estimators.value_conditionals import NODES, value_conditionals
+from arcsm.estimators.times import value_text
+from arcsm.estimators.value_conditionals import NODES, ValueConditional, value_conditionals
 from arcsm.estimators.value_limits import ValueLimits
 from arcsm.training.distillation import DistilConfig
 
@@ -217,7 +221,11 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         Raises:
             ValueError: As in :meth:`ScoreDensity.score_samples`.
         """
-        return self._mean_contributions(X).sum(1)  # type: ignore[no-any-return]
+        return self.scores_of_encoded(*self.encode_rows(X))
+
+    def scores_of_encoded(self, modelled: Tensor, constants: Array) -> Array:
+        """Return :meth:`score_samples` of encoded rows; see :meth:`encode_rows`."""
+        return self._with_medians(self._contributions(modelled, constants).mean(0)).sum(1)  # type: ignore[no-any-return]
 
     def all_scores(self, X: Any) -> Any:
         """Return every available score of each row, one column for each. **Higher scores are more normal.**
@@ -352,6 +360,68 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         lines = {"row": rows, "column": [names[d] for d in places], "contribution": excess[rows, places]}
         frame = pd.DataFrame(lines, index=index)
         return to_native(frame, X, keep_types=False) if is_native(X) else frame
+
+    def counterfactuals(self, X: Any, columns: int = 3) -> Any:
+        """Return for each row the change of one value that raises its score the most.
+
+        The value is one of the ``columns`` most surprising ones, and becomes the most likely one given all other known
+        values of the row.
+
+        Raises:
+            ValueError: If ``columns`` is less than 1, or as in :meth:`ScoreDensity.score_samples`.
+
+        Returns:
+            A data frame with a line for each row: ``column``, the new ``value`` (both missing for an empty row), the
+            ``score`` of the changed row, and whether it still is an ``outlier``. It has the library of a data frame
+            ``X``, and the index of a frame of pandas. Those of other libraries have the values as text.
+
+        Example:
+            >>> x = np.random.default_rng(0).normal(size=(200, 1))
+            >>> detector = ScoreOutlierDetector(max_steps=200, random_state=0).fit(np.hstack([x, x]))
+            >>> detector.counterfactuals([[0.0, 9.0]])[["column", "outlier"]]
+              column  outlier
+            0      1    False
+        """
+        check_is_fitted(self)
+        check_size("counterfactuals", columns=columns)
+        modelled, constants = self.encode_rows(X)
+        contributions = self._with_medians(self._contributions(modelled, constants).mean(0))
+        lowest = np.argsort(contributions - self.median_contributions_, 1)[:, :columns]
+        conditionals = self.conditionals_of_values(modelled, known_places(constants, lowest))
+        changes = best_changes(self.columns_, self.scores_of_encoded, modelled, constants, conditionals)
+        lines: list[tuple[Any, Any, float]] = [(None, None, score) for score in contributions.sum(1)]
+        for row, change in changes.items():
+            value = next(iter(self.columns_.kinds[change.column].decode(np.array([change.number]))))
+            lines[row] = (
+                self.columns_.labels[change.column],
+                value_text(value) if is_native(X) else value,
+                change.score,
+            )
+        index = X.index if isinstance(X, pd.DataFrame) else None
+        frame = pd.DataFrame(lines, columns=["column", "value", "score"], index=index)
+        frame = frame.astype({"column": object, "value": object, "score": float})
+        frame["outlier"] = frame["score"] < self.offset_
+        return to_native(frame, X, keep_types=False) if is_native(X) else frame
+
+    def conditionals_of_values(
+        self, modelled: Tensor, places: Sequence[tuple[int, int]], share: float = 0.9
+    ) -> ConditionalsByPlace:
+        """Return the conditionals of known values given all others of their rows, in the order of their places.
+
+        Arguments:
+            modelled: Numbers of the modelled columns, ``(N, M)``.
+            places: The row and the column of each value.
+            share: Of a column's held-out values, those among the expected ones.
+        """
+        found: dict[tuple[int, int], ValueConditional | None] = dict.fromkeys(places)
+        varying = [(row, d) for row, d in places if d in self.columns_.modelled]
+        if varying:
+            assert self.model_ is not None
+            rows, columns = np.array([(row, self.columns_.modelled.index(d)) for row, d in varying]).T
+            conditionals = value_conditionals(self.model_, self.limits_, modelled, rows, columns)
+            for place, m, conditional in zip(varying, columns, conditionals, strict=True):
+                found[place] = replace(conditional, share=self.likely_share(int(m), share))
+        return found
 
     def expected(self, X: Any, share: float = 0.9) -> tuple[Any, Any]:
         """Return the central interval of each value given all other known values of its row.

@@ -6,7 +6,6 @@ probability. Values outside the :class:`ValueLimits` of the other rows are never
 value nor a gross error in the training rows makes itself expected.
 """
 
-from dataclasses import replace
 from itertools import combinations
 from numbers import Real
 from typing import Any
@@ -16,9 +15,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from arcsm.estimators.column_types import Array, Categories, Column
+from arcsm.estimators.counterfactuals import ConditionalsByPlace, best_changes, known_places
 from arcsm.estimators.outliers import ScoreOutlierDetector
 from arcsm.estimators.times import value_text
-from arcsm.estimators.value_conditionals import ValueConditional, value_conditionals
+from arcsm.estimators.value_conditionals import ValueConditional
 
 _EXPECTED = 0.9  # of the probability
 _MIN_SURPRISE = 1.0  # nats below the median, of a further reason
@@ -28,63 +28,71 @@ _DIGITS = (4, 6, 9, 17)  # of a number, as many as necessary
 _PAIRED_COLUMNS = 6  # the most surprising ones, of which two may be a reason together
 
 
-def reasons(detector: ScoreOutlierDetector, table: pd.DataFrame, excess: Array, columns: int) -> list[str]:
+def reasons(
+    detector: ScoreOutlierDetector, table: pd.DataFrame, excess: Array, conditionals: ConditionalsByPlace
+) -> list[str]:
     """Return for each row a text such as "income: expected 0.2 to 1.1, saw 7.9; city: expected Rome, saw Oslo".
 
-    Only the ``columns`` most surprising columns can be reasons, by the ``excess (N, D)`` of their contributions over
-    the median. If all of their values are expected, the reason is the most surprising pair of values, such as "age = 70
-    with income = 2.1: a less likely pair than in 98 % of the fitted rows".
+    Only values with ``conditionals`` can be reasons, the most surprising ones of each row first. If all of them are
+    expected, the reason is the most surprising pair of values, such as "age = 70 with income = 2.1: a less likely pair
+    than in 98 % of the fitted rows".
+
+    Arguments:
+        detector: A fitted detector.
+        table: Rows.
+        excess: Their contributions minus the medians, ``(N, D)``.
+        conditionals: See :func:`conditionals_by_place`.
     """
-    lowest = np.argsort(excess, 1)[:, :columns]
-    expected = expected_texts(detector, table, lowest)
-    texts = []
-    for row, places in enumerate(lowest):
-        limit = min(-_MIN_SURPRISE, _MIN_RELATIVE_SURPRISE * float(excess[row, places[0]]))
-        parts: list[str] = []
-        for d in places:
-            if (row, d) in expected and (excess[row, d] <= limit or not parts):
-                parts.append(f"{table.columns[d]}: {expected[row, d]}")
-        texts.append("; ".join(parts) or _joint_reason(detector, table.iloc[row], excess[row]))
+    parts: list[list[str]] = [[] for _ in range(len(table))]
+    for (row, d), conditional in conditionals.items():
+        limit = min(-_MIN_SURPRISE, _MIN_RELATIVE_SURPRISE * float(excess[row].min()))
+        if excess[row, d] <= limit or not parts[row]:
+            expected, seen = expected_and_seen(detector.columns_.kinds[d], conditional, table.iloc[row, d])
+            if expected:
+                parts[row].append(f"{table.columns[d]}: expected {expected}, saw {seen}")
+    return ["; ".join(found) or _joint_reason(detector, table.iloc[k], excess[k]) for k, found in enumerate(parts)]
+
+
+def changes(
+    detector: ScoreOutlierDetector, table: pd.DataFrame, conditionals: ConditionalsByPlace, threshold: float
+) -> list[str]:
+    """Return for each row the single change that makes it ordinary, such as "income: 1000000 -> 14000 to 21000".
+
+    Values with ``conditionals`` can change, each to the most likely one given all others of its row. If the value is unexpected, the
+    text lists the expected ones. It is empty if no change raises the score of the row to the
+    ``threshold``.
+    """
+    found = best_changes(detector.columns_, detector.scores_of_encoded, *detector.encode_rows(table), conditionals)
+    texts = [""] * len(table)
+    for row, change in found.items():
+        if change.score < threshold:
+            continue
+        kind, value = detector.columns_.kinds[change.column], table.iloc[row, change.column]
+        expected, seen = expected_and_seen(kind, conditionals[row, change.column], value)
+        new = expected or value_text(kind.decode(np.array([change.number]))[0])
+        texts[row] = f"{table.columns[change.column]}: {seen} -> {new}"
     return texts
 
 
-def expected_texts(
+def conditionals_by_place(
     detector: ScoreOutlierDetector, table: pd.DataFrame, chosen: NDArray[np.intp]
-) -> dict[tuple[int, int], str]:
-    """Return "expected A, saw B" for the unexpected values in the ``chosen (N, K)`` columns, by row and column."""
-    kinds, modelled = detector.columns_.kinds, detector.columns_.modelled
-    known = [(row, int(d)) for row, places in enumerate(chosen) for d in places if not pd.isna(table.iloc[row, d])]
-    varying = [(row, d) for row, d in known if d in modelled]
-    texts = {}
-    if varying:
-        rows, columns = np.array([(row, modelled.index(d)) for row, d in varying]).T
-        for (row, d), conditional in zip(varying, conditionals_of_values(detector, table, rows, columns), strict=True):
-            texts[row, d] = expected_text(kinds[d], conditional, table.iloc[row, d])
-    for row, d in set(known) - set(varying):
-        if kinds[d].encode(np.array([table.iloc[row, d]], dtype=object))[0]:  # not the constant
-            texts[row, d] = (
-                f"expected {value_text(kinds[d].decode(np.zeros(1))[0])}, saw {value_text(table.iloc[row, d])}"
-            )
-    return {place: text for place, text in texts.items() if text}
+) -> ConditionalsByPlace:
+    """Return the conditionals of the known values in the ``chosen (N, K)`` columns of each row, in this order."""
+    modelled, constants = detector.encode_rows(table)
+    return detector.conditionals_of_values(modelled, known_places(constants, chosen), _EXPECTED)
 
 
-def conditionals_of_values(
-    detector: ScoreOutlierDetector, table: pd.DataFrame, rows: NDArray[np.intp], columns: NDArray[np.intp]
-) -> list[ValueConditional]:
-    """Return the conditionals of the values in these rows and modelled columns, ``(I,)`` each."""
-    assert detector.model_ is not None
-    numbers, _ = detector.encode_rows(table)  # (N, M)
-    found = value_conditionals(detector.model_, detector.limits_, numbers, rows, columns)
-    shares = [detector.likely_share(int(m), _EXPECTED) for m in columns]
-    return [replace(conditional, share=share) for conditional, share in zip(found, shares, strict=True)]
+def expected_and_seen(kind: Column, conditional: ValueConditional | None, value: Any) -> tuple[str, str]:
+    """Return the expected values and the value, with enough digits to tell them apart.
 
-
-def expected_text(kind: Column, conditional: ValueConditional, value: Any) -> str:
-    """Return "expected A, saw B", with enough digits to tell A and B apart; empty if the value is expected."""
+    The first is empty if the value is expected. A constant column has no conditional.
+    """
+    if conditional is None:
+        is_other = bool(kind.encode(np.array([value], dtype=object))[0])
+        return value_text(kind.decode(np.zeros(1))[0]) if is_other else "", value_text(value)
     if isinstance(kind, Categories):
         levels = [level for level in conditional.expected_levels() if level < len(kind.names)]
-        names = " or ".join(str(kind.names[level]) for level in levels[:_MAX_LISTED])
-        return f"expected {names}, saw {value}" if names else ""
+        return " or ".join(str(kind.names[level]) for level in levels[:_MAX_LISTED]), str(value)
     bounds = np.asarray(kind.decode(conditional.expected_intervals().flatten())).reshape(-1, 2)
     for digits in _DIGITS:
         seen, ends = (
@@ -93,8 +101,7 @@ def expected_text(kind: Column, conditional: ValueConditional, value: Any) -> st
         )
         if not isinstance(value, Real) or not any(float(low) <= float(seen) <= float(high) for low, high in ends):
             break
-    intervals = [low if low == high else f"{low} to {high}" for low, high in ends]
-    return f"expected {' or '.join(intervals)}, saw {seen}" if intervals else ""
+    return " or ".join(low if low == high else f"{low} to {high}" for low, high in ends), seen
 
 
 def _joint_reason(detector: ScoreOutlierDetector, row: pd.Series, excess: Array) -> str:

@@ -44,6 +44,11 @@ class ValueConditional:
         return float((self.log_density > self.log_density_here + _ROUNDING).mean())
 
     @property
+    def most_likely(self) -> float:
+        """The most likely of the nodes."""
+        return float(self.nodes[self.log_density.argmax()])
+
+    @property
     def _threshold(self) -> float:
         """The lowest log density of a number that is expected."""
         unexpected = int((1.0 - self.share) * len(self.nodes) + _ROUNDING)

@@ -101,7 +101,7 @@ def test_a_file_is_sorted_by_surprise_with_reasons(explorer: FittedTableExplorer
     assert lines["row"].iloc[0] == 2
     assert bool(lines["outlier"].iloc[0])
     assert "fee: expected" in lines["because"].iloc[0]
-    assert list(lines.columns) == ["row", "p_value", "outlier", "because", *NAMES]
+    assert list(lines.columns) == ["row", "p_value", "outlier", "because", "change", *NAMES]
     assert shown(lines)["city"].iloc[0] == "Oslo"
     assert (shown(lines)["age"] == "").sum() == 1
 

@@ -23,7 +23,7 @@ _MAX_CHOICES = 500  # names in a list
 MAX_DRAWS = 10_000
 MAX_SCORED = 20_000  #: rows of an uploaded table
 _SHOWN_ROWS = 100
-_OF_RESULTS = ["row", "p_value", "outlier", "because"]
+_OF_RESULTS = ["row", "p_value", "outlier", "because", "change"]
 
 
 class FittedTableExplorer:
@@ -96,6 +96,8 @@ class FittedTableExplorer:
         if self.table.detector is not None:
             line = detection_table(self.table.detector, row).iloc[0]
             parts.append(f"p-value: {line['p_value']:.2g}" + (f" ({line['because']})." if line["because"] else "."))
+            if line["change"]:
+                parts.append(f"Ordinary after one change: {line['change']}.")
         return " ".join(parts)
 
     def pictures(self, known: dict[str, object], columns: Sequence[str] | None = None) -> str:
