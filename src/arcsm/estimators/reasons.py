@@ -58,8 +58,8 @@ def changes(
 ) -> list[str]:
     """Return for each row the single change that makes it ordinary, such as "income: 1000000 -> 14000 to 21000".
 
-    Values with ``conditionals`` can change, each to the most likely one given all others of its row. If the value is unexpected, the
-    text lists the expected ones. It is empty if no change raises the score of the row to the
+    Values with ``conditionals`` can change, each to the most likely one given all others of its row. If the value is
+    unexpected, the text lists the expected ones. It is empty if no change raises the score of the row to the
     ``threshold``.
     """
     found = best_changes(detector.columns_, detector.scores_of_encoded, *detector.encode_rows(table), conditionals)
