@@ -15,7 +15,8 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.metrics import roc_auc_score
 
 from arcsm.anomaly import Combination
-from arcsm.estimators import ScoreOutlierDetector, reasons
+from arcsm.estimators import ScoreOutlierDetector, outliers, reasons
+from small_tables import QUICK
 
 
 @pytest.fixture(scope="module")
@@ -214,3 +215,15 @@ def test_scores_do_not_depend_on_units() -> None:
         detector = ScoreOutlierDetector(n_estimators=1, max_steps=20, random_state=0).fit(table)
         found.append(detector.explain(table))
     np.testing.assert_allclose(found[0], found[1], rtol=0.0, atol=1e-3)
+
+
+def test_of_many_fitted_rows_some_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outliers, "_MAX_REFERENCE_ROWS", 100)
+    rows = np.random.default_rng(0).normal(size=(350, 3))
+    detector = ScoreOutlierDetector(contamination=0.2, **QUICK).fit(rows)
+    assert detector.n_fitted_rows_ == 350
+    np.testing.assert_allclose(detector.fitted_scores_, detector.score_samples(rows)[::4], rtol=1e-9)
+    assert detector.fitted_excess_.shape == (88, rows.shape[1])
+    held_out = np.sort(detector.score_samples(rows[detector.held_out_rows_]))
+    np.testing.assert_allclose(detector.held_out_scores_, held_out, rtol=1e-9)
+    assert (detector.predict(rows[::4]) == -1).mean() == pytest.approx(0.2, abs=0.01)

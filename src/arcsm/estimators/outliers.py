@@ -60,7 +60,8 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
 
     Attributes:
         offset_: The threshold of :meth:`score_samples`.
-        fitted_scores_: Scores of the fitted rows.
+        n_fitted_rows_: Number of fitted rows.
+        fitted_scores_: Scores of the fitted rows, of at most 5,000 of them.
         held_out_scores_: Scores of the rows that calibrate the p-values, in ascending order: the held-out rows among
             them, or those of :meth:`calibrate`.
         held_out_centrality_: For each modelled column, the probability :math:`|2 F(x) - 1|` of the central interval
@@ -68,8 +69,8 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
             categorical column.
         held_out_ranks_: The probability of numbers that are more likely than a held-out value, ``(n,)`` in ascending
             order, by the place of each modelled column in which one value is frequent.
-        median_contributions_: Median contribution of each column over the fitted rows.
-        fitted_excess_: Contributions of at most 5,000 fitted rows minus the medians.
+        median_contributions_: Median contribution of each column over the same rows.
+        fitted_excess_: Contributions of the same rows minus the medians.
         limits_: The ranges of the modelled columns in the fitted rows, without gross errors.
         n_features_in_: Number of columns.
         feature_names_in_: Column names, if the table is a data frame with string names.
@@ -85,6 +86,7 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
     """
 
     median_contributions_: Array
+    n_fitted_rows_: int
     fitted_scores_: Array
     fitted_excess_: Array
     held_out_scores_: Array
@@ -132,15 +134,18 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
                 is_fitted[self.held_out_rows_] = False
                 rows = modelled[is_fitted] if bool(is_fitted.any()) else modelled  # those of a tiny table serve as both
                 self.model_ = distilled_table(self.model_, rows, config, bool(self.verbose))
+            self.n_fitted_rows_ = len(modelled)
+            some = np.arange(0, len(modelled), -(-len(modelled) // _MAX_REFERENCE_ROWS))
+            scored = np.union1d(some, self.held_out_rows_)
             with track("scoring fitted rows", 1, bool(self.verbose)):
-                contributions = self._contributions(modelled, constants).mean(0)
-            self.median_contributions_ = np.nanmedian(contributions, 0)
-            self.fitted_scores_ = self._with_medians(contributions).sum(1)
-            self.held_out_scores_ = np.sort(self.fitted_scores_[self.held_out_rows_])
+                contributions = self._contributions(modelled[scored], constants[scored]).mean(0)
+            self.median_contributions_ = np.nanmedian(contributions[np.isin(scored, some)], 0)
+            contributions = self._with_medians(contributions)
+            self.fitted_excess_ = contributions[np.isin(scored, some)] - self.median_contributions_
+            self.fitted_scores_ = contributions[np.isin(scored, some)].sum(1)
+            self.held_out_scores_ = np.sort(contributions[np.isin(scored, self.held_out_rows_)].sum(1))
             self.offset_ = self._threshold(self.contamination)
             self.held_out_centrality_ = self._measure_centrality(modelled[self.held_out_rows_])
-            step = -(-len(contributions) // _MAX_REFERENCE_ROWS)
-            self.fitted_excess_ = self._with_medians(contributions)[::step] - self.median_contributions_
             kinds = [self.columns_.kinds[d] for d in self.columns_.modelled]
             self.limits_ = ValueLimits.of_training_rows(modelled.numpy(), kinds)
             often = [m for m in self._columns_of_numbers() if _largest_share(modelled[:, m].numpy()) >= _REPEATED]
@@ -149,8 +154,7 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
 
     def warn_of_training_rows(self) -> None:
         """Warn if training rows calibrate the p-values, which are too small then."""
-        count = len(self.fitted_scores_)
-        if len(self.held_out_rows_) == count == len(self.held_out_scores_):
+        if len(self.held_out_rows_) == self.n_fitted_rows_ == len(self.held_out_scores_):
             warn(
                 "all rows were fitted, so p-values are too small and more of the outliers than asked may be normal; "
                 "calibrate with other rows, or fit to more"

@@ -37,7 +37,7 @@ def write_detection_report(
         title=title,
         rows=len(result.scores),
         outliers=result.outliers,
-        fitted=len(detector.fitted_scores_),
+        fitted=detector.n_fitted_rows_,
         columns=detector.columns_.describe(),
         histogram=histogram,
         lowest=result.lowest.to_dict("records"),
