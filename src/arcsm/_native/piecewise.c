@@ -5,13 +5,12 @@
 #include <math.h>
 #include <stddef.h>
 
+#include "doubles.h"
+
 #define INLINE static inline __attribute__((always_inline))
 
-enum { COEFFICIENTS = 6, POINTS = 5 };
-
-/* Both propagate numbers that are none, as torch does. */
-INLINE double larger(double a, double b) { return a > b || a != a ? a : b; }
-INLINE double smaller(double a, double b) { return a < b || a != a ? a : b; }
+/* Cells are integrated BLOCK at a time, in loops that compilers put into vectors. */
+enum { COEFFICIENTS = 6, POINTS = 5, BLOCK = 64 };
 
 /* Second derivatives of the cubic through two nodes, at either of them, and its third derivative. */
 typedef struct {
@@ -20,9 +19,10 @@ typedef struct {
 
 INLINE cubic cubic_of(const double *x, const double *s, const double *ds)
 {
-    double width = x[1] - x[0], h = width > 0.0 ? width : 1.0, mean = (s[1] - s[0]) / h;
-    cubic c = {(6.0 * mean - 4.0 * ds[0] - 2.0 * ds[1]) / h, (2.0 * ds[0] + 4.0 * ds[1] - 6.0 * mean) / h, 0.0, width};
-    c.third = (c.before - c.after) / h;
+    double width = x[1] - x[0], per = 1.0 / (width > 0.0 ? width : 1.0), mean = (s[1] - s[0]) * per;
+    cubic c = {(6.0 * mean - 4.0 * ds[0] - 2.0 * ds[1]) * per, (2.0 * ds[0] + 4.0 * ds[1] - 6.0 * mean) * per, 0.0,
+               width};
+    c.third = (c.before - c.after) * per;
     return c;
 }
 
@@ -30,10 +30,22 @@ INLINE cubic cubic_of(const double *x, const double *s, const double *ds)
 INLINE double second_derivative(cubic left, cubic right, double least_ratio)
 {
     double l = left.width > 0.0 ? left.width : 1.0, r = right.width > 0.0 ? right.width : 1.0, both = l + r;
-    double a = l / both, b = r / both, q = right.after - left.before, t = both * (right.third - left.third);
-    if (smaller(left.width, right.width) > least_ratio * both)
-        return right.after + b * b * (a * a * t / 1.5 - (1.0 + 2.0 * a) * q);
-    return right.width > left.width ? right.after : left.before;
+    double per = 1.0 / both, a = l * per, b = r * per, q = right.after - left.before,
+           t = both * (right.third - left.third);
+    double of_both = right.after + b * b * (a * a * t * (1.0 / 1.5) - (1.0 + 2.0 * a) * q);
+    double of_wider = right.width > left.width ? right.after : left.before;
+    return smaller(left.width, right.width) > least_ratio * both ? of_both : of_wider;
+}
+
+static void second_derivatives(long nodes, double least_ratio, const double *restrict x, const double *restrict s,
+                               const double *restrict ds, double *restrict dds)
+{
+    dds[0] = cubic_of(x, s, ds).after;
+    for (long i = 1; i + 1 < nodes; i++) {
+        cubic left = cubic_of(x + i - 1, s + i - 1, ds + i - 1), right = cubic_of(x + i, s + i, ds + i);
+        dds[i] = second_derivative(left, right, least_ratio);
+    }
+    dds[nodes - 1] = cubic_of(x + nodes - 2, s + nodes - 2, ds + nodes - 2).before;
 }
 
 /* Coefficients of t, ..., t^6 of the rise within a cell. */
@@ -43,11 +55,11 @@ INLINE void polynomial_of(double width, const double *s, const double *ds, const
     double value_off = (s[1] - s[0]) * width - slope - 0.5 * bend;
     double slope_off = ds[1] * square - slope - bend, bend_off = dds[1] * cube - bend;
     p[0] = s[0] * width;
-    p[1] = slope / 2.0;
-    p[2] = bend / 6.0;
-    p[3] = (10.0 * value_off - 4.0 * slope_off + 0.5 * bend_off) / 4.0;
-    p[4] = (7.0 * slope_off - 15.0 * value_off - bend_off) / 5.0;
-    p[5] = (6.0 * value_off - 3.0 * slope_off + 0.5 * bend_off) / 6.0;
+    p[1] = slope * 0.5;
+    p[2] = bend * (1.0 / 6.0);
+    p[3] = (10.0 * value_off - 4.0 * slope_off + 0.5 * bend_off) * 0.25;
+    p[4] = (7.0 * slope_off - 15.0 * value_off - bend_off) * 0.2;
+    p[5] = (6.0 * value_off - 3.0 * slope_off + 0.5 * bend_off) * (1.0 / 6.0);
 }
 
 /* The Lobatto-Kronrod rule of piecewise.py. */
@@ -56,45 +68,65 @@ typedef struct {
     double max_exponent, tiny, least_ratio;
 } rule;
 
+/* Writes how far the log density rises over each cell. */
+static void rises_of_cells(long count, const double *restrict x, const double *restrict s, const double *restrict ds,
+                           const double *restrict dds, double *restrict rises)
+{
+    for (long i = 0; i < count; i++) {
+        double p[COEFFICIENTS];
+        polynomial_of(x[i + 1] - x[i], s + i, ds + i, dds + i, p);
+        rises[i] = ((((p[0] + p[1]) + p[2]) + p[3]) + p[4]) + p[5];
+    }
+}
+
+/* Writes the masses of at most BLOCK cells, and the estimated errors of the rule. */
+static void masses_of_cells(long count, const rule *r, const double *restrict x, const double *restrict s,
+                            const double *restrict ds, const double *restrict dds, const double *restrict energy,
+                            double *restrict cells, double *restrict rule_errors)
+{
+    double p[COEFFICIENTS][BLOCK], inner[POINTS][BLOCK], ends[BLOCK + 1];
+    for (long i = 0; i < count; i++) {
+        double of[COEFFICIENTS];
+        polynomial_of(x[i + 1] - x[i], s + i, ds + i, dds + i, of);
+        p[0][i] = of[0], p[1][i] = of[1], p[2][i] = of[2], p[3][i] = of[3], p[4][i] = of[4], p[5][i] = of[5];
+    }
+    for (long i = 0; i <= count; i++)
+        ends[i] = exponential(energy[i]);
+    for (long k = 0; k < POINTS; k++) {
+        double t = r->points[k], most = r->max_exponent;
+        for (long i = 0; i < count; i++) {
+            double rise = t * (p[0][i] + t * (p[1][i] + t * (p[2][i] + t * (p[3][i] + t * (p[4][i] + t * p[5][i])))));
+            inner[k][i] = exponential(smaller(energy[i] + rise, most));
+        }
+    }
+    for (long i = 0; i < count; i++) {
+        double width = x[i + 1] - x[i], both = ends[i] + ends[i + 1], mass = r->end * both;
+        mass += r->weights[0] * inner[0][i] + r->weights[1] * inner[1][i] + r->weights[2] * inner[2][i];
+        mass += r->weights[3] * inner[3][i] + r->weights[4] * inner[4][i];
+        double gap = fabs(mass - r->coarse_end * both - r->coarse_inner * (inner[1][i] + inner[3][i]));
+        cells[i] = width * mass;
+        rule_errors[i] = width * gap * sqrt(smaller(gap / larger(mass, r->tiny), 1.0));
+    }
+}
+
 /* Writes second derivatives and energies at the nodes, (rows, nodes), and the masses of the cells with the estimated
  * errors of the rule, (rows, nodes - 1). */
 void piecewise_integrate(long rows, long nodes, const rule *r, const double *x, const double *s, const double *ds,
                          double *dds, double *energy, double *cells, double *rule_errors)
 {
     for (long row = 0; row < rows; row++) {
-        cubic left = cubic_of(x, s, ds);
-        dds[0] = left.after;
-        for (long i = 1; i + 1 < nodes; i++) {
-            cubic right = cubic_of(x + i, s + i, ds + i);
-            dds[i] = second_derivative(left, right, r->least_ratio);
-            left = right;
-        }
-        dds[nodes - 1] = left.before;
+        second_derivatives(nodes, r->least_ratio, x, s, ds, dds);
+        rises_of_cells(nodes - 1, x, s, ds, dds, cells);
         double most = energy[0] = 0.0;
         for (long i = 0; i + 1 < nodes; i++) {
-            double p[COEFFICIENTS];
-            polynomial_of(x[i + 1] - x[i], s + i, ds + i, dds + i, p);
-            energy[i + 1] = energy[i] + (((((p[0] + p[1]) + p[2]) + p[3]) + p[4]) + p[5]);
+            energy[i + 1] = energy[i] + cells[i];
             most = larger(energy[i + 1], most);
         }
         for (long i = 0; i < nodes; i++)
             energy[i] -= most;
-        double end = exp(energy[0]);
-        for (long i = 0; i + 1 < nodes; i++) {
-            double p[COEFFICIENTS], inner[POINTS], width = x[i + 1] - x[i], ends = end;
-            polynomial_of(width, s + i, ds + i, dds + i, p);
-            end = exp(energy[i + 1]);
-            ends += end;
-            double mass = r->end * ends;
-            for (long k = 0; k < POINTS; k++) {
-                double t = r->points[k];
-                double rise = t * (p[0] + t * (p[1] + t * (p[2] + t * (p[3] + t * (p[4] + t * p[5])))));
-                inner[k] = exp(smaller(energy[i] + rise, r->max_exponent));
-                mass += r->weights[k] * inner[k];
-            }
-            double gap = fabs(mass - r->coarse_end * ends - r->coarse_inner * (inner[1] + inner[3]));
-            cells[i] = width * mass;
-            rule_errors[i] = width * gap * sqrt(smaller(gap / larger(mass, r->tiny), 1.0));
+        for (long i = 0; i + 1 < nodes; i += BLOCK) {
+            long count = nodes - 1 - i < BLOCK ? nodes - 1 - i : BLOCK;
+            masses_of_cells(count, r, x + i, s + i, ds + i, dds + i, energy + i, cells + i, rule_errors + i);
         }
         x += nodes, s += nodes, ds += nodes, dds += nodes, energy += nodes;
         cells += nodes - 1, rule_errors += nodes - 1;
@@ -189,6 +221,50 @@ INLINE double step_error(double width, const double *s, const double *ds, const 
 
 INLINE double fifth_power(double ratio) { return ratio * ratio * ratio * ratio * ratio; }
 
+/* Writes the errors of the steps over cells as they look at each cell, and bounded from below by its neighbours. */
+static void step_errors(long count, const indicators *of, const double *restrict x, const double *restrict s,
+                        const double *restrict ds, const double *restrict dds, double *restrict raw,
+                        double *restrict steps)
+{
+    for (long i = 0; i < count; i++)
+        raw[i] = steps[i] = step_error(x[i + 1] - x[i], s + i, ds + i, dds + i, of);
+    for (long i = 1; i < count; i++) {
+        double ratio = fifth_power((x[i + 1] - x[i]) / larger(x[i] - x[i - 1], of->tiny));
+        steps[i] = larger(steps[i], raw[i - 1] * smaller(ratio, of->max_grading));
+    }
+    for (long i = 0; i + 1 < count; i++) {
+        double ratio = fifth_power((x[i + 2] - x[i + 1]) / larger(x[i + 1] - x[i], of->tiny));
+        steps[i] = larger(steps[i], raw[i + 1] / larger(ratio, 1.0 / of->max_grading));
+    }
+}
+
+/* Writes log masses of the left tail, the cells and the right tail, lowered and raised by the errors of steps up to
+ * there, which are given at the nodes. */
+static void log_masses(long last, const double *restrict cells, const double *restrict tails,
+                       const double *restrict up_to, double *restrict lowered, double *restrict raised)
+{
+    double left = logarithm(larger(tails[0], 1e-300)), right = logarithm(larger(tails[1], 1e-300));
+    for (long i = 0; i < last; i++) {
+        double bound = larger(up_to[i], up_to[i + 1]), here = logarithm(larger(cells[i], 1e-300));
+        lowered[i + 1] = here - bound;
+        raised[i + 1] = here + bound;
+    }
+    lowered[0] = left - up_to[0], raised[0] = left + up_to[0];
+    lowered[last + 1] = right - up_to[last], raised[last + 1] = right + up_to[last];
+}
+
+/* Turns log masses into masses: lowered ones in units of the largest, raised ones in units of that of their side. */
+static void relative_masses(long count, long reference, double least, const double *peak, double *restrict lowered,
+                            double *restrict raised)
+{
+    for (long j = 0; j < count; j++)
+        lowered[j] = exponential(lowered[j] - least);
+    for (long j = 0; j <= reference; j++)
+        raised[j] = exponential(raised[j] - peak[0]);
+    for (long j = reference + 1; j < count; j++)
+        raised[j] = exponential(raised[j] - peak[1]);
+}
+
 /* Writes each cell's contribution to the error, (rows, nodes - 1), besides the errors inside cells, which are given. An
  * anchor is a number for each row, or all are null. The workspace has 4 (nodes + 1) numbers. */
 void piecewise_errors(long rows, long nodes, const indicators *of, const double *x, const double *s, const double *ds,
@@ -199,20 +275,7 @@ void piecewise_errors(long rows, long nodes, const indicators *of, const double 
     const long last = nodes - 1; /* cells */
     double *raw = workspace, *steps = raw + nodes + 1, *total = steps + nodes + 1, *mass = total + nodes + 1;
     for (long row = 0; row < rows; row++) {
-        for (long i = 0; i < last; i++)
-            raw[i] = step_error(x[i + 1] - x[i], s + i, ds + i, dds + i, of);
-        for (long i = 0; i < last; i++) { /* neighbours bound the error from below */
-            double width = x[i + 1] - x[i];
-            steps[i] = raw[i];
-            if (i > 0) {
-                double ratio = fifth_power(width / larger(x[i] - x[i - 1], of->tiny));
-                steps[i] = larger(steps[i], raw[i - 1] * smaller(ratio, of->max_grading));
-            }
-            if (i + 1 < last) {
-                double ratio = fifth_power((x[i + 2] - x[i + 1]) / larger(width, of->tiny));
-                steps[i] = larger(steps[i], raw[i + 1] / larger(ratio, 1.0 / of->max_grading));
-            }
-        }
+        step_errors(last, of, x, s, ds, dds, raw, steps);
         long reference = 0;
         for (long i = 1; i < nodes; i++)
             if (anchor ? fabs(x[i] - anchor[row]) < fabs(x[reference] - anchor[row]) : energy[i] > energy[reference])
@@ -223,20 +286,17 @@ void piecewise_errors(long rows, long nodes, const indicators *of, const double 
         double origin = raw[reference];
         for (long i = 0; i < nodes; i++)
             raw[i] = fabs(raw[i] - origin);
+        log_masses(last, cells, tails, raw, total, mass);
         double least = -INFINITY, peak[2] = {-INFINITY, -INFINITY}, sum = 0.0;
-        for (long j = 0; j <= nodes; j++) { /* the left tail, the cells, the right tail */
-            double bound = j == 0 ? raw[0] : j == nodes ? raw[last] : larger(raw[j - 1], raw[j]);
-            double here = log(larger(j == 0 ? tails[0] : j == nodes ? tails[1] : cells[j - 1], 1e-300));
-            total[j] = here - bound;
-            mass[j] = here + bound;
+        for (long j = 0; j <= nodes; j++) {
             least = larger(total[j], least);
             peak[j > reference] = larger(mass[j], peak[j > reference]);
         }
-        for (long j = 0; j <= nodes; j++) {
-            sum += exp(total[j] - least);
-            mass[j] = exp(mass[j] - peak[j > reference]);
-        }
+        relative_masses(nodes + 1, reference, least, peak, total, mass);
+        for (long j = 0; j <= nodes; j++)
+            sum += total[j];
         double rest = least + log(sum), whole = exp(log_mass[row]), beyond = 0.0;
+        double odds[2] = {exp(rest - peak[0]), exp(rest - peak[1])};
         for (long j = 1; j <= last && j <= reference; j++) { /* cells left of the reference, from the left */
             beyond += mass[j - 1];
             errors[j - 1] = beyond;
@@ -247,8 +307,8 @@ void piecewise_errors(long rows, long nodes, const indicators *of, const double 
             errors[j - 1] = beyond;
         }
         for (long i = 0; i < last; i++) {
-            double share = cells[i] / whole, outer = peak[i + 1 > reference] + log(errors[i]) - rest;
-            errors[i] = inside[i] + share * smaller(steps[i], 1.0) + steps[i] / (1.0 + exp(-outer));
+            double share = cells[i] / whole, outer = errors[i] / larger(errors[i] + odds[i + 1 > reference], of->tiny);
+            errors[i] = inside[i] + share * smaller(steps[i], 1.0) + steps[i] * outer;
         }
         x += nodes, s += nodes, ds += nodes, dds += nodes, energy += nodes;
         cells += last, inside += last, errors += last, tails += 2;

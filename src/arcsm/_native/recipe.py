@@ -15,7 +15,7 @@ SOURCES = (
     "context_walk.c", "kernels.c", "normal_predictor.c", "level_losses.c", "score_points.c", "spline.c",
     "muon.c",
 )  # fmt: skip
-HEADERS = ("kernels.h", "value_embedding.h", "set_network.h")
+HEADERS = ("kernels.h", "value_embedding.h", "set_network.h", "doubles.h")
 FLAGS: tuple[str, ...] = (
     "-O3", "-std=gnu11", "-fPIC",
     # the last flag wins: with those that these undo, in CC, results are wrong or the library cannot be loaded
