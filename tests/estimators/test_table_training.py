@@ -147,7 +147,7 @@ def test_correlations_are_those_of_distinct_rows(monkeypatch: pytest.MonkeyPatch
     assert seen == [max(seen)] * 3  # the search for lines, then one of each
 
 
-def test_densities_are_learned_by_muon_and_conditionals_of_few_columns_and_detectors_are_not() -> None:
+def test_densities_and_regressors_are_learned_by_muon_and_classifiers_and_detectors_are_not() -> None:
     for rows in (100, 700, 1_500, 3_000, 30_000):
         density = TableConfig.for_table(rows, 5)
         others = [density.for_targets(rows, nominal) for nominal in (False, True)]
@@ -155,14 +155,14 @@ def test_densities_are_learned_by_muon_and_conditionals_of_few_columns_and_detec
         kinds = [
             one.train_config([0.0] * 5, 0, "cpu").optimizer for one in (density, density.high_resolution(), *others)
         ]
-        assert kinds == ["muon"] * 2 + ["adamw"] * 3
+        assert kinds == ["muon"] * 3 + ["adamw"] * 2
 
 
 def test_a_regressor_has_its_settings_when_the_steps_are_given() -> None:
     x = np.random.default_rng(0).normal(size=(60, 3))
     expected = TableConfig.for_table(60, 3).for_targets(60, nominal=False)
     found = ScoreRegressor(max_steps=3, n_estimators=1, random_state=0).fit(x[:, :2], x[:, 2])._joint.config_
-    assert (found.max_steps, found.optimizer, found.dropout) == (3, "adamw", expected.dropout)
+    assert (found.max_steps, found.optimizer, found.dropout) == (3, "muon", expected.dropout)
     assert found.learning_rate >= expected.learning_rate
     names = (
         ScoreClassifier(max_steps=3, n_estimators=1, random_state=0).fit(x, np.repeat(["a", "b"], 30))._joint.config_

@@ -127,7 +127,7 @@ class TableConfig:
             head_sinusoids=self.head_sinusoids if rows >= _MIN_ROWS_FOR_SINUSOIDS else self.sinusoids,
             max_steps=min(self.max_steps, _MAX_STEPS_OF_TARGETS),
             learning_rate=rate if nominal else _RATE_OF_TARGETS,
-            optimizer="adamw",
+            optimizer="adamw" if nominal else self.optimizer,
             dropout=_DROPOUT_OF_LEVELS if nominal else self.dropout,
             weight_decay=_WEIGHT_DECAY_OF_LEVELS if nominal else self.weight_decay,
         )
