@@ -230,16 +230,25 @@ class Conditionals:
         """Return the distribution function at ``x (N,)``, ``(N,)``."""
         if isinstance(self.head, NormalisedHead) and self.method == "closed_form":
             return self.head.projected_cdf(self.projection, x, self.sigma)
-        return self._integrate(x, PiecewiseDensity.precise_cdf)[0].to(x.dtype)
+
+        def integrated(part: Self) -> Tensor:
+            return part._integrate(x, PiecewiseDensity.precise_cdf)[0].to(x.dtype)
+
+        return self.apply(integrated, single=self.may_be_single(x))
 
     def log_prob_and_cdf(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return :meth:`log_prob` and :meth:`cdf` from one integration, in double precision if integrated."""
         if self.method == "closed_form":
             return self.log_prob(x), self.cdf(x)
-        both, log_slope = self._integrate(
-            x, lambda density, x: torch.stack([density.log_prob(x), density.precise_cdf(x)])
-        )
-        return both[0] - log_slope, both[1]
+
+        def integrated(part: Self) -> Tensor:
+            both, log_slope = part._integrate(
+                x, lambda density, x: torch.stack([density.log_prob(x), density.precise_cdf(x)])
+            )
+            return torch.stack([both[0] - log_slope, both[1]])
+
+        log_prob, cdf = self.apply(integrated, single=self.may_be_single(x))
+        return log_prob, cdf
 
     def log_mean_density(self, x: Tensor, half: Tensor) -> Tensor:
         """Return the log of the mean density within ``half (N,)`` of ``x (N,)``, in nats; see :mod:`cell_means`."""
@@ -256,6 +265,9 @@ class Conditionals:
         if isinstance(self.head, NormalisedHead) and self.method == "closed_form":
             dtype = torch.promote_types(u.dtype, self.dtype)
             return self.head.projected_icdf(self.projection.to(dtype), u.to(dtype), self.sigma)
+        return self.apply(lambda part: part._integrated_icdf(u, nodes), single=self.may_be_single(u))
+
+    def _integrated_icdf(self, u: Tensor, nodes: Tensor | None) -> Tensor:
         # in cells; the last Newton step squares the error
         tolerance = 1e-6 if u.dtype == torch.float64 else 1e-3
         parts = []
