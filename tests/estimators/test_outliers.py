@@ -220,10 +220,27 @@ def test_scores_do_not_depend_on_units() -> None:
 def test_of_many_fitted_rows_some_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outliers, "_MAX_REFERENCE_ROWS", 100)
     rows = np.random.default_rng(0).normal(size=(350, 3))
+    rows[3:, 2] = np.nan  # known in rows that are not among the scored ones
+    rows[:3, 2] = [0.0, 1.0, 2.0]
     detector = ScoreOutlierDetector(contamination=0.2, **QUICK).fit(rows)
     assert detector.n_fitted_rows_ == 350
-    np.testing.assert_allclose(detector.fitted_scores_, detector.score_samples(rows)[::4], rtol=1e-9)
-    assert detector.fitted_excess_.shape == (88, rows.shape[1])
-    held_out = np.sort(detector.score_samples(rows[detector.held_out_rows_]))
-    np.testing.assert_allclose(detector.held_out_scores_, held_out, rtol=1e-9)
-    assert (detector.predict(rows[::4]) == -1).mean() == pytest.approx(0.2, abs=0.01)
+    scores = detector.score_samples(rows)
+    some = outliers._reference_rows(~np.isnan(rows))
+    assert 100 <= len(some) <= 103
+    np.testing.assert_allclose(detector.fitted_scores_, scores[some], rtol=1e-9)
+    assert detector.fitted_excess_.shape == (len(some), 3)
+    np.testing.assert_allclose(detector.held_out_scores_, np.sort(scores[detector.held_out_rows_]), rtol=1e-9)
+    assert (detector.predict(rows[some]) == -1).mean() == pytest.approx(0.2, abs=0.02)
+    assert np.isfinite(detector.median_contributions_).all()
+
+
+def test_reference_rows_are_random_and_know_every_column() -> None:
+    known = np.ones((20_000, 2), dtype=bool)
+    known[:, 1] = False
+    known[[7, 11], 1] = True
+    rows = outliers._reference_rows(known)
+    assert 5_000 <= len(rows) <= 5_002
+    assert known[rows, 1].any()
+    assert len(np.unique(rows % 4)) == 4
+    assert (np.diff(rows) > 0).all()
+    assert outliers._reference_rows(known[:50]).tolist() == list(range(50))

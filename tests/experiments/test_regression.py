@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from arcsm.experiments.comparisons import Array
+from arcsm.experiments.outside import NGBoost_script
 from arcsm.experiments.regression import _INTERVAL, PRESETS, Split, _compared, quality, split
 from arcsm.experiments.regressors import PROBABILITIES, Predicted, predict_by_natural_boosting
 from arcsm.experiments.regressors import predict_by_quantile_boosting as boosted
@@ -65,10 +67,14 @@ def test_methods_are_compared_row_by_row() -> None:
     ours, peer = [cell([1.0, 3.0], [0.0, 0.0]), cell([2.0, 2.0], [0.0, 0.0])], [cell([0.0, 2.0], None)] * 2
     found = _compared({"arcsm": ours, "peer": peer})["methods"]
     assert found["arcsm"]["crps"]["mean"] == 2.0
-    difference = np.array([1.0, 1.0, 2.0, 0.0])
-    expected = [difference.mean(), difference.std(ddof=1) / math.sqrt(4)]
-    assert found["arcsm"]["crps"]["behind_best"] == pytest.approx(expected)
-    assert found["peer"]["crps"]["behind_best"] == (0.0, 0.0)
+    assert found["arcsm"]["crps"]["behind_best"] == [1.0, 0.0]  # both splits have the same mean difference
+    assert found["peer"]["crps"]["behind_best"] == [0.0, 0.0]
+    ours[1]["crps"] = [4.0, 4.0]
+    difference = np.array([1.0, 3.0])  # of the splits; two rows are held out for nine fitted ones
+    expected = [2.0, difference.std(ddof=1) * math.sqrt(1 / 2 + 2 / 9)]
+    assert _compared({"arcsm": ours, "peer": peer})["methods"]["arcsm"]["crps"]["behind_best"] == pytest.approx(
+        expected
+    )
     assert found["peer"]["nll"] == {"mean": None, "behind_best": None}
 
 
@@ -77,6 +83,8 @@ def test_splits_are_disjoint_and_of_the_asked_for_sizes(small_data: Path) -> Non
     data = split(settings, "wine", 0)
     assert len(data.y) <= 30
     assert 0 < len(data.truth) <= 12
+    few = split(settings.model_copy(update={"most_held_out": 1, "share": 0.5}), "wine", 0)
+    assert len(few.truth) == 1
     both = np.concatenate([np.column_stack([data.x, data.y]), np.column_stack([data.held_out, data.truth])])
     assert len(np.unique(both, axis=0)) == len(both)
     assert not np.array_equal(split(settings, "wine", 1).truth, data.truth)
@@ -111,3 +119,29 @@ def test_natural_boosting_is_a_normal_distribution(tmp_path: Path, monkeypatch: 
     assert found.cdf is not None
     assert found.cdf(np.array([4.0, 7.0])) == pytest.approx([stats.norm.cdf(1.0), 0.5])
     assert found.versions == "peer 1.0"
+
+
+def test_the_script_of_natural_boosting_writes_mean_and_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+
+    class NGBRegressor:
+        def __init__(self, **arguments: object) -> None:
+            seen.update(arguments)
+
+        def fit(self, x: Array, y: Array) -> NGBRegressor:
+            seen.update(rows=len(x), targets=len(y))
+            return self
+
+        def pred_dist(self, rows: Array) -> SimpleNamespace:
+            return SimpleNamespace(params={"loc": rows[:, 0], "scale": np.ones(len(rows))})
+
+    monkeypatch.setitem(sys.modules, "ngboost", SimpleNamespace(NGBRegressor=NGBRegressor))
+    monkeypatch.setattr(NGBoost_script, "version", lambda name: "1.0")
+    given, found = tmp_path / "given.npz", tmp_path / "found.npz"
+    np.savez(given, x=np.zeros((4, 2)), y=np.zeros(4), rows=np.array([[3.0, 0.0], [5.0, 0.0]]))
+    NGBoost_script.main(str(given), str(found), {"seed": 7})
+    with np.load(found) as arrays:
+        assert arrays["mean"].tolist() == [3.0, 5.0]
+        assert arrays["scale"].tolist() == [1.0, 1.0]
+        assert str(arrays["versions"]) == "ngboost 1.0, scikit-learn 1.0"
+    assert seen == {"verbose": False, "random_state": 7, "rows": 4, "targets": 4}

@@ -40,7 +40,7 @@ static inline __attribute__((always_inline)) double exponential(double x)
     return x != x ? x : x < -708.0 ? 0.0 : found.number;
 }
 
-/* log(x) to about two units in the last place, for positive normal x; NaN stays NaN.
+/* log(x) to about two units in the last place, for positive normal x; infinity and NaN stay.
  * x = 2^n m, m within a factor sqrt(2) of 1, and log(m) = 2 artanh(t), t = (m - 1) / (m + 1), |t| < 0.172. */
 static inline __attribute__((always_inline)) double logarithm(double x)
 {
@@ -62,7 +62,7 @@ static inline __attribute__((always_inline)) double logarithm(double x)
     p = p * s + 1.0 / 5.0;
     p = p * s + 1.0 / 3.0;
     double found = n * 6.93147180369123816490e-01 + (n * 1.90821492927058770002e-10 + 2.0 * (t * s * p + t));
-    return x != x ? x : found;
+    return x - x != 0.0 ? x : found;
 }
 
 #endif

@@ -31,6 +31,7 @@ from arcsm.training.distillation import DistilConfig
 
 Given = Literal["before", "others"]
 _MAX_REFERENCE_ROWS = 5_000
+_RARELY_KNOWN_ROWS = 100  # of a column that those leave out
 _FLAGGED = 0.1  # of the held-out rows
 _MIN_CALIBRATION_ROWS = 10  # held-out values of a column that calibrate the expected ones
 _CALIBRATION_VALUES, _RANKED_VALUES = 10_000, 1_200  # most of all columns: the latter take longer
@@ -135,7 +136,7 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
                 rows = modelled[is_fitted] if bool(is_fitted.any()) else modelled  # those of a tiny table serve as both
                 self.model_ = distilled_table(self.model_, rows, config, bool(self.verbose))
             self.n_fitted_rows_ = len(modelled)
-            some = np.arange(0, len(modelled), -(-len(modelled) // _MAX_REFERENCE_ROWS))
+            some = _reference_rows(~np.isnan(constants))
             scored = np.union1d(some, self.held_out_rows_)
             with track("scoring fitted rows", 1, bool(self.verbose)):
                 contributions = self._contributions(modelled[scored], constants[scored]).mean(0)
@@ -366,10 +367,10 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         return to_native(frame, X, keep_types=False) if is_native(X) else frame
 
     def counterfactuals(self, X: Any, columns: int = 3) -> Any:
-        """Return for each row the change of one value that raises its score the most.
+        """Return for each row the change of one value after which its score is highest.
 
-        The value is one of the ``columns`` most surprising ones, and becomes the most likely one given all other known
-        values of the row.
+        The value is one of the ``columns`` most surprising known ones, and becomes the most likely of 40 equally likely
+        ones, given all others of the row. Where no change helps, the score may fall slightly.
 
         Raises:
             ValueError: If ``columns`` is less than 1, or as in :meth:`ScoreDensity.score_samples`.
@@ -390,20 +391,20 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         check_size("counterfactuals", columns=columns)
         modelled, constants = self.encode_rows(X)
         contributions = self._with_medians(self._contributions(modelled, constants).mean(0))
-        lowest = np.argsort(contributions - self.median_contributions_, 1)[:, :columns]
+        excess = np.where(np.isnan(constants), np.inf, contributions - self.median_contributions_)
+        lowest = np.argsort(excess, 1)[:, :columns]
         conditionals = self.conditionals_of_values(modelled, known_places(constants, lowest))
         changes = best_changes(self.columns_, self.scores_of_encoded, modelled, constants, conditionals)
-        lines: list[tuple[Any, Any, float]] = [(None, None, score) for score in contributions.sum(1)]
+        names, values = np.full(len(contributions), None), np.full(len(contributions), None)
+        scores = contributions.sum(1)
         for row, change in changes.items():
             value = next(iter(self.columns_.kinds[change.column].decode(np.array([change.number]))))
-            lines[row] = (
-                self.columns_.labels[change.column],
-                value_text(value) if is_native(X) else value,
-                change.score,
-            )
-        index = X.index if isinstance(X, pd.DataFrame) else None
-        frame = pd.DataFrame(lines, columns=["column", "value", "score"], index=index)
-        frame = frame.astype({"column": object, "value": object, "score": float})
+            names[row], scores[row] = self.columns_.labels[change.column], change.score
+            values[row] = value_text(value) if is_native(X) else value
+        columns_of = {name: pd.Series(found, dtype=object) for name, found in (("column", names), ("value", values))}
+        frame = pd.DataFrame({**columns_of, "score": scores})
+        if isinstance(X, pd.DataFrame):
+            frame.index = X.index
         frame["outlier"] = frame["score"] < self.offset_
         return to_native(frame, X, keep_types=False) if is_native(X) else frame
 
@@ -471,6 +472,18 @@ def _calibrated(values: Array, share: float) -> float:
         return share
     place = math.ceil((1 + len(values)) * share)
     return float(values[place - 1]) if place <= len(values) else max(share, float(values[-1]))
+
+
+def _reference_rows(known: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Return random rows that stand for all of ``known (N, D)``, in ascending order.
+
+    A column that none of them knows adds some of the rows that know it.
+    """
+    random = np.random.default_rng(0)
+    rows = random.choice(len(known), min(len(known), _MAX_REFERENCE_ROWS), replace=False)
+    for d in np.flatnonzero(~known[rows].any(0)):
+        rows = np.append(rows, np.flatnonzero(known[:, d])[:_RARELY_KNOWN_ROWS])
+    return np.unique(rows)
 
 
 def _largest_share(values: Array) -> float:

@@ -56,11 +56,10 @@ def reasons(
 def changes(
     detector: ScoreOutlierDetector, table: pd.DataFrame, conditionals: ConditionalsByPlace, threshold: float
 ) -> list[str]:
-    """Return for each row the single change that makes it ordinary, such as "income: 1000000 -> 14000 to 21000".
+    """Return for each row the single change that makes it ordinary, such as "income: 1000000 -> 16800".
 
-    Values with ``conditionals`` can change, each to the most likely one given all others of its row. If the value is
-    unexpected, the text lists the expected ones. It is empty if no change raises the score of the row to the
-    ``threshold``.
+    Values with ``conditionals`` can change, each to the most likely one given all others of its row. The text is empty
+    if no change raises the score of the row to the ``threshold``.
     """
     found = best_changes(detector.columns_, detector.scores_of_encoded, *detector.encode_rows(table), conditionals)
     texts = [""] * len(table)
@@ -68,9 +67,12 @@ def changes(
         if change.score < threshold:
             continue
         kind, value = detector.columns_.kinds[change.column], table.iloc[row, change.column]
-        expected, seen = expected_and_seen(kind, conditionals[row, change.column], value)
-        new = expected or value_text(kind.decode(np.array([change.number]))[0])
-        texts[row] = f"{table.columns[change.column]}: {seen} -> {new}"
+        new = next(iter(kind.decode(np.array([change.number]))))
+        pairs = ((value_text(value, digits), value_text(new, digits)) for digits in _DIGITS)
+        for before, after in pairs:
+            if before != after:
+                texts[row] = f"{table.columns[change.column]}: {before} -> {after}"
+                break
     return texts
 
 

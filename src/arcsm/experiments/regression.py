@@ -1,9 +1,13 @@
 """Predictive distributions of a number: ours with default settings, and gradient-boosted trees.
 
 The target is the last column of a table. A random tenth of the rows is held out, or as many as remain of a large table.
-Losses are compared row by row, over all splits.
+Losses are compared row by row, and their differences over the splits.
+
+References:
+    Inference for the Generalization Error (Nadeau and Bengio, 2003)
 """
 
+import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -83,7 +87,7 @@ def split(settings: Regression, table: str, seed: int) -> Split:
     deviation.
     """
     rows = read_rows(table, settings.most_rows + settings.most_held_out, seed).values
-    held_out = max(1, round(settings.share * len(rows)), len(rows) - settings.most_rows)
+    held_out = max(1, min(round(settings.share * len(rows)), settings.most_held_out), len(rows) - settings.most_rows)
     values = rows[:, -1]
     step = max(float(np.median(np.diff(np.unique(values)))), _LEAST_STEP * float(values.std()))
     return Split(rows[held_out:, :-1], values[held_out:], rows[:held_out, :-1], values[:held_out], step)
@@ -140,17 +144,33 @@ def _compared(methods: Mapping[str, Sequence[Result]]) -> Result:
         for method, cells in methods.items()
     }
     for loss in LOSSES:
-        rows = {method: _rows(cells, loss) for method, cells in methods.items() if cells[0][loss] is not None}
-        best = min(rows, key=lambda method: float(rows[method].mean()))
+        splits = {
+            method: [torch.tensor(cell[loss], dtype=torch.float64) for cell in cells]
+            for method, cells in methods.items()
+            if cells[0][loss] is not None
+        }
+        means = {method: float(torch.cat(losses).mean()) for method, losses in splits.items()}
+        best = min(means, key=lambda method: means[method])
         for method in methods:
-            difference = mean_and_standard_error(rows[method] - rows[best]) if method in rows else None
-            mean = float(rows[method].mean()) if method in rows else None
-            found[method][loss] = {"mean": mean, "behind_best": difference}
+            behind = None
+            if method in splits:
+                gaps = [own - its for own, its in zip(splits[method], splits[best], strict=True)]
+                behind = _mean_and_error(gaps, len(gaps[0]) / first["rows"])
+            found[method][loss] = {"mean": means.get(method), "behind_best": behind}
     return {"rows": first["rows"], "columns": first["columns"], "methods": found}
 
 
-def _rows(cells: Sequence[Result], loss: str) -> torch.Tensor:
-    return torch.cat([torch.tensor(cell[loss], dtype=torch.float64) for cell in cells])
+def _mean_and_error(splits: Sequence[torch.Tensor], test_share: float) -> list[float | None]:
+    """Return the mean of differences and its standard error: over the splits, whose rows overlap, or else the rows.
+
+    The error is that of Nadeau and Bengio: splits that share most of their rows are not independent. It needs the
+    number of held-out rows, relative to that of fitted ones, ``test_share``.
+    """
+    if len(splits) == 1:
+        mean, error = mean_and_standard_error(splits[0])
+        return [mean, error]
+    means = torch.stack([one.mean() for one in splits])
+    return [float(means.mean()), float(means.std()) * math.sqrt(1.0 / len(means) + test_share)]
 
 
 def _figure(tables: Mapping[str, Result]) -> Figure:
