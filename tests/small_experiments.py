@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from arcsm.cli import application
 
@@ -48,3 +50,14 @@ def write_tables(folder: Path) -> None:
     np.savez(folder / "adbench" / "1_small.npz", X=rows, y=(np.arange(120) < 10).astype(int))
     (folder / "uci").mkdir()
     pd.DataFrame(rows).to_csv(folder / "uci" / "wine.csv.gz", index=False, header=False)
+
+
+def stand_in_for_peer(name: str, script: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make an environment whose interpreter runs this script in place of a peer's; return its path."""
+    monkeypatch.setenv("ARCSM_PEERS", str(folder))
+    python, path = folder / name / "bin" / "python", folder / "script.py"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{path}" "$3" "$4" "$5"\n')
+    python.chmod(0o755)
+    path.write_text(script)
+    return path

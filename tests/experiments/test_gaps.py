@@ -14,6 +14,7 @@ from arcsm.experiments.gaps import MECHANISMS, Mechanism, hide, quality
 from arcsm.experiments.imputers import PEERS, fill_by_chained_trees, typical
 from arcsm.experiments.outside import run_outside
 from arcsm.experiments.tables import Table, read_rows
+from small_experiments import stand_in_for_peer
 
 NUMBERS = ((),) * 4
 
@@ -142,16 +143,13 @@ def test_a_peer_runs_in_an_environment_of_its_own(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("ARCSM_PEERS", str(tmp_path))
     with pytest.raises(ValueError, match=r"miceforest: needs an environment of its own: python -m venv"):
         run_outside("miceforest", {}, {})
-    python, script = tmp_path / "miceforest" / "bin" / "python", tmp_path / "script.py"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{script}" "$3" "$4" "$5"\n')
-    python.chmod(0o755)
-    script.write_text(
+    code = (
         "import json, sys\nimport numpy as np\n"
         "given, options = np.load(sys.argv[1]), json.loads(sys.argv[3])\n"
         "filled = np.nan_to_num(given['values'], nan=float(options['seed']))\n"
         "np.savez(sys.argv[2], filled=np.stack([filled] * options['draws']), versions=np.array('peer 1.0'))\n"
     )
+    script = stand_in_for_peer("miceforest", code, tmp_path, monkeypatch)
     gapped = Table(np.array([[1.0, np.nan], [np.nan, 0.0]]), ((), ("no", "yes")))
     filled = fill_by_chained_trees(gapped, 4, seed=1)
     assert filled.draws.shape == (4, 2, 2)

@@ -16,6 +16,7 @@ from arcsm.experiments.outside import NGBoost_script
 from arcsm.experiments.regression import _INTERVAL, PRESETS, Split, _compared, quality, split
 from arcsm.experiments.regressors import PROBABILITIES, Predicted, predict_by_natural_boosting
 from arcsm.experiments.regressors import predict_by_quantile_boosting as boosted
+from small_experiments import stand_in_for_peer
 
 
 def normal(mean: Array, scale: float) -> Predicted:
@@ -102,17 +103,13 @@ def test_quantile_boosting_predicts_ascending_quantiles_that_cover() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the interpreter of the test is a shell script")
 def test_natural_boosting_is_a_normal_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ARCSM_PEERS", str(tmp_path))
-    python, script = tmp_path / "NGBoost" / "bin" / "python", tmp_path / "script.py"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{script}" "$3" "$4" "$5"\n')
-    python.chmod(0o755)
-    script.write_text(
+    code = (
         "import sys\nimport numpy as np\n"
         "given = np.load(sys.argv[1])\n"
         "mean = given['rows'][:, 0] + given['y'].mean()\n"
         "np.savez(sys.argv[2], mean=mean, scale=np.full(len(mean), 2.0), versions=np.array('peer 1.0'))\n"
     )
+    stand_in_for_peer("NGBoost", code, tmp_path, monkeypatch)
     found = predict_by_natural_boosting(np.zeros((3, 1)), np.array([1.0, 2.0, 3.0]), np.array([[0.0], [5.0]]), 0)
     assert found.mean.tolist() == [2.0, 7.0]
     assert found.quantiles[:, len(PROBABILITIES) // 2].tolist() == pytest.approx([2.0, 7.0])

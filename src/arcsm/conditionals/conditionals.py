@@ -237,7 +237,7 @@ class Conditionals:
         return self.apply(integrated, single=self.may_be_single(x))
 
     def log_prob_and_cdf(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return :meth:`log_prob` and :meth:`cdf` from one integration, in double precision if integrated."""
+        """Return :meth:`log_prob` and :meth:`cdf` from one integration, ``(N,)`` doubles each if integrated."""
         if self.method == "closed_form":
             return self.log_prob(x), self.cdf(x)
 

@@ -8,13 +8,16 @@ References:
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
 from arcsm.estimators.column_types import Array, Constant
 from arcsm.estimators.encoder import Columns
+from arcsm.estimators.times import value_text
 from arcsm.estimators.value_conditionals import ValueConditional
 
 #: By row and column, the conditional of a value given all others of its row; ``None`` in a constant column.
@@ -34,6 +37,10 @@ class Change:
     column: int
     number: float
     score: float
+
+    def new_value(self, columns: Columns) -> Any:
+        """Return the new value, in the format of its column."""
+        return next(iter(columns.kinds[self.column].decode(np.array([self.number]))))
 
 
 def known_places(constants: Array, chosen: NDArray[np.intp]) -> list[tuple[int, int]]:
@@ -81,3 +88,17 @@ def best_changes(
         if row not in found or score > found[row].score:
             found[row] = Change(d, float(number), float(score))
     return found
+
+
+def frame_of_changes(columns: Columns, changes: Mapping[int, Change], scores: Array, as_text: bool) -> pd.DataFrame:
+    """Return ``column``, new ``value`` and ``score`` of the change of each row; of others, their ``scores (N,)``.
+
+    Values are objects of the types of their columns, or all ``as_text``.
+    """
+    names, values, scores = np.full(len(scores), None), np.full(len(scores), None), scores.copy()
+    for row, change in changes.items():
+        value = change.new_value(columns)
+        names[row], scores[row] = columns.labels[change.column], change.score
+        values[row] = value_text(value) if as_text else value
+    objects = {name: pd.Series(found, dtype=object) for name, found in (("column", names), ("value", values))}
+    return pd.DataFrame({**objects, "score": scores})

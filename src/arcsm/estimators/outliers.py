@@ -19,12 +19,11 @@ from arcsm._runtime.sizes import check_size
 from arcsm.errors import warn
 from arcsm.estimators.column_inference import NumberRules
 from arcsm.estimators.column_types import Array, Categories
-from arcsm.estimators.counterfactuals import ConditionalsByPlace, best_changes, known_places
+from arcsm.estimators.counterfactuals import ConditionalsByPlace, best_changes, frame_of_changes, known_places
 from arcsm.estimators.density_estimator import DensityEstimator
 from arcsm.estimators.false_discoveries import selection_threshold
 from arcsm.estimators.native_frames import is_native, to_native
 from arcsm.estimators.table_distillation import distilled_table
-from arcsm.estimators.times import value_text
 from arcsm.estimators.value_conditionals import NODES, ValueConditional, value_conditionals
 from arcsm.estimators.value_limits import ValueLimits
 from arcsm.training.distillation import DistilConfig
@@ -395,14 +394,7 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         lowest = np.argsort(excess, 1)[:, :columns]
         conditionals = self.conditionals_of_values(modelled, known_places(constants, lowest))
         changes = best_changes(self.columns_, self.scores_of_encoded, modelled, constants, conditionals)
-        names, values = np.full(len(contributions), None), np.full(len(contributions), None)
-        scores = contributions.sum(1)
-        for row, change in changes.items():
-            value = next(iter(self.columns_.kinds[change.column].decode(np.array([change.number]))))
-            names[row], scores[row] = self.columns_.labels[change.column], change.score
-            values[row] = value_text(value) if is_native(X) else value
-        columns_of = {name: pd.Series(found, dtype=object) for name, found in (("column", names), ("value", values))}
-        frame = pd.DataFrame({**columns_of, "score": scores})
+        frame = frame_of_changes(self.columns_, changes, contributions.sum(1), is_native(X))
         if isinstance(X, pd.DataFrame):
             frame.index = X.index
         frame["outlier"] = frame["score"] < self.offset_

@@ -66,8 +66,7 @@ def changes(
     for row, change in found.items():
         if change.score < threshold:
             continue
-        kind, value = detector.columns_.kinds[change.column], table.iloc[row, change.column]
-        new = next(iter(kind.decode(np.array([change.number]))))
+        value, new = table.iloc[row, change.column], change.new_value(detector.columns_)
         pairs = ((value_text(value, digits), value_text(new, digits)) for digits in _DIGITS)
         for before, after in pairs:
             if before != after:
