@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from arcsm.estimators import ScoreRegressor, density_estimator
+from arcsm.estimators import ScoreRegressor, density_estimator, hinted_density
 from arcsm.estimators.table_config import TableConfig
 
 _ACCURATE: dict[str, Any] = {
@@ -33,6 +33,7 @@ def use_one_model(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     config = TableConfig(**{**_ACCURATE, **changes})
     monkeypatch.setattr(TableConfig, "for_table", classmethod(lambda *_: config))
     monkeypatch.setattr(density_estimator, "_MIN_ROWS_FOR_SELECTION", 10**9)
+    monkeypatch.setattr(hinted_density, "_TREES_OF_FOLD", 10)
 
 
 def targets(name: str, count: int = 2000, seed: int = 0) -> tuple[Array, Array]:

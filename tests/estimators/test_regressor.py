@@ -67,7 +67,7 @@ def test_frames_of_all_types_with_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
     features, income = table.drop(columns="income"), table["income"]
     regressor = ScoreRegressor(**QUICK).fit(features, income)
     assert regressor.feature_names_in_.tolist() == list(features)
-    assert list(regressor._joint.columns_.labels) == [*features, "_target"]
+    assert list(regressor._joint.columns_.labels) == [*features, "hint", "_target"]
     predicted = regressor.predict(features)
     assert np.isfinite(predicted).all()
     np.testing.assert_array_equal(regressor.predict(features.assign(city="elsewhere").head(9)),

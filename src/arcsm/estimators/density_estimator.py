@@ -92,13 +92,23 @@ class DensityEstimator(TableEstimator):
                 self.columns_ = self.columns_.with_room([self.columns_.modelled[m] for m in extended])
                 model_columns = self.columns_.in_model(spikes=not self._smooth)
             model_columns = model_columns.with_rough_levels(modelled[train])
+            hints = [m for m, d in enumerate(self.columns_.modelled) if first - self._hints <= d < first]
             self.model_ = train_table_model(
                 modelled[train], modelled[held_out], model_columns, lines, configs, seed,
                 str(resolve_device(self.device)), bool(self.verbose), choose_level=not self._smooth,
-                targets=None if targets is None else places,
+                targets=None if targets is None else places, hints=hints,
             )  # fmt: skip
             self.config_ = self.model_.config
         return numbers
+
+    @property
+    def _hints(self) -> int:
+        """Number of columns right before the targets that were not in the table; see :class:`HintedDensity`."""
+        return 0
+
+    def _hints_of(self, features: Array) -> Array:
+        """Return the numbers of these columns, ``(N, H)``, from those of the features ``(N, D)``."""
+        return np.empty((len(features), 0))
 
     def _configs(self, rows: int, modelled: Tensor, targets: int | None) -> list[TableConfig]:
         has_gaps = float(modelled.isnan().double().mean()) > _MIN_MISSING if modelled.numel() else False

@@ -1,7 +1,7 @@
 """The encoder of a table: all of its columns as numbers of one scale, without heavy tails."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -88,6 +88,18 @@ class Columns:
         kinds = [kind.with_room() if d in chosen else kind for d, kind in enumerate(self.kinds)]
         return replace(self, kinds=tuple(kinds))
 
+    def with_numbers(self, place: int, stem: str, kinds: Sequence[Column]) -> Self:
+        """Return the columns with further ones of numbers before a place, with names from a stem."""
+
+        def extended(known: tuple[Any, ...], new: Sequence[Any]) -> tuple[Any, ...]:
+            return (*known[:place], *new, *known[place:])
+
+        found = replace(self, kinds=extended(self.kinds, kinds))
+        if self.names is None or self.dtypes is None:
+            return found
+        names, dtypes = unused_names(stem, len(kinds), self.names), [np.dtype(float)] * len(kinds)
+        return replace(found, dtypes=extended(self.dtypes, dtypes), names=extended(self.names, names))
+
     def in_model(self, spikes: bool = True) -> ModelColumns:
         """Return the dimensions of the model that the modelled columns have, with or without those of spikes."""
         return ModelColumns.of_columns([self.kinds[d] for d in self.modelled], spikes)
@@ -150,6 +162,20 @@ class Columns:
             names.setdefault(_type_words(kind), []).append(str(label))
         return names
 
+    def without_ignored_values(self, numbers: Array) -> Array:
+        """Return rows ``(N, D)`` without the numbers that models ignore; those near a level have the one of the level.
+
+        See :meth:`warn_of_ignored_values`.
+        """
+        found = numbers.copy()
+        for d, kind in enumerate(self.kinds):
+            if isinstance(kind, Categories):
+                found[found[:, d] >= len(kind.names), d] = np.nan
+            elif isinstance(kind, Grid) and len(kind.level_numbers):
+                unseen = ~np.isin(np.rint(found[:, d]), kind.level_numbers)
+                found[unseen, d] = kind.near_levels(found[unseen, d])
+        return found
+
     def warn_of_ignored_values(self, numbers: Array) -> None:
         """Warn of columns in which rows ``(N, D)`` have unseen names, or numbers far from all levels."""
         for d, kind in enumerate(self.kinds):
@@ -163,6 +189,13 @@ class Columns:
                     reason = "numbers far from its few values in the fitted rows"
             if reason is not None:
                 warn(f"column {str(self.labels[d])!r} has {reason}; they count as missing")
+
+
+def unused_names(stem: str, count: int, taken: Collection[Any]) -> list[str]:
+    """Return names of new columns that no other one has."""
+    while any(str(name).startswith(stem) for name in taken):
+        stem = f"_{stem}"
+    return [stem] if count == 1 else [f"{stem}_{t}" for t in range(count)]
 
 
 def _type_words(kind: Column) -> str:

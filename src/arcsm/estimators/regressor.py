@@ -12,6 +12,7 @@ from arcsm.data.arrays import without_mask
 from arcsm.data.column_types import TIME_TYPES
 from arcsm.errors import is_no_number
 from arcsm.estimators.column_types import Array
+from arcsm.estimators.hinted_density import HintedDensity
 from arcsm.estimators.predictive_distribution import PredictiveDistribution
 from arcsm.estimators.target_conditionals import target_conditionals
 from arcsm.estimators.target_estimator import TargetEstimator
@@ -50,6 +51,7 @@ class ScoreRegressor(RegressorMixin, TargetEstimator):
         True
     """
 
+    _density_class = HintedDensity
     n_targets_: int
     _single: bool
 

@@ -64,17 +64,20 @@ def train_table_model(
     progress: bool,
     choose_level: bool = True,
     targets: Sequence[int] | None = None,
+    hints: Sequence[int] = (),
 ) -> TableModel:
     """Train a model with each configuration, and return the one that gives held-out rows ``(N, M)`` most density.
 
     Held-out rows choose the length of the training and the noise level, too: those with the highest density. Small sets
     of known values then get a network of their own. Without ``choose_level`` there is one configuration, whose loss on
     held-out rows ends the training, and the noise level is the smallest. The ``lines`` are those of :func:`lines_of`.
-    With ``targets``, the last columns, the density is theirs given the others.
+    With ``targets``, the last columns, the density is theirs given the others. Half of the training rows do not know
+    the ``hints``, columns that say so much that the network would learn little from the others.
     """
     dimensions = None if targets is None else columns.dimensions(targets)
     below = 0.5 * torch.tensor(columns.widths, dtype=train.dtype)  # dequantisation adds noise in [0, width)
-    copies = train.repeat(_COPIES, 1) if columns.ends else train
+    copies = torch.cat([train, train.index_fill(1, torch.tensor(hints), torch.nan)]) if hints else train
+    copies = copies.repeat(_COPIES, 1) if columns.ends else copies
     located = bool(lines.scales)
     widths = {m: width * lines.scales.get(m, 1.0) for m, width in columns.reflection_widths(train).items()}
     shares, random = columns.shares_of_others(train), torch.Generator()

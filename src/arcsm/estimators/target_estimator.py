@@ -1,8 +1,7 @@
 """The base class of estimators that predict targets: one model of the targets given any of the features."""
 
-from collections.abc import Collection
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ from torch import Tensor
 from arcsm.estimators.base import TableEstimator
 from arcsm.estimators.column_types import Array, Column
 from arcsm.estimators.density_estimator import DensityEstimator
-from arcsm.estimators.encoder import Columns, Table
+from arcsm.estimators.encoder import Columns, Table, unused_names
 from arcsm.estimators.table_model import TableModel
 
 
@@ -25,6 +24,7 @@ class TargetEstimator(TableEstimator):
         model_: The model of the targets given features; ``None`` if all targets are constant.
     """
 
+    _density_class: ClassVar[type[DensityEstimator]] = DensityEstimator
     _joint: DensityEstimator  # of features and targets; the targets are the last columns
     _members: list[TableModel]  # with the same columns, of which `model_` is the first; none if that is `None`
     model_: TableModel | None
@@ -38,7 +38,7 @@ class TargetEstimator(TableEstimator):
         random, joints = check_random_state(self.random_state), list[DensityEstimator]()
         for _ in range(members):
             seed = self.random_state if members == 1 else int(random.randint(2**31 - 1))
-            joints.append(DensityEstimator(**{**arguments, "random_state": seed}))
+            joints.append(self._density_class(**{**arguments, "random_state": seed}))
             joints[-1]._fit_table(joint, targets.shape[1])
         self._joint = joints[0]
         self._members = [one.model_ for one in joints if one.model_ is not None]
@@ -51,7 +51,7 @@ class TargetEstimator(TableEstimator):
 
     def _target(self, t: int) -> tuple[Column, int | None]:
         """Return the type of a target and its place among the columns of the model; ``None`` if it is constant."""
-        d = len(self.columns_.kinds) + t
+        d = len(self.columns_.kinds) + self._joint._hints + t
         modelled = self._joint.columns_.modelled
         return self._joint.columns_.kinds[d], modelled.index(d) if d in modelled else None
 
@@ -60,8 +60,10 @@ class TargetEstimator(TableEstimator):
         check_is_fitted(self)
         numbers = self.columns_.encode(self._validated(X))
         self.columns_.warn_of_ignored_values(numbers)
-        targets = len(self._joint.columns_.kinds) - numbers.shape[1]
-        return self._joint._separate(np.pad(numbers, ((0, 0), (0, targets)), constant_values=np.nan))
+        hints = self._joint._hints_of(self.columns_.without_ignored_values(numbers))
+        known = np.concatenate([numbers, hints], 1)
+        targets = len(self._joint.columns_.kinds) - known.shape[1]
+        return self._joint._separate(np.pad(known, ((0, 0), (0, targets)), constant_values=np.nan))
 
 
 def _joined(features: Table, targets: Table) -> Table:
@@ -70,13 +72,6 @@ def _joined(features: Table, targets: Table) -> Table:
         frame = pd.DataFrame(features)
         frame = frame.set_axis([str(name) for name in frame.columns], axis=1).reset_index(drop=True)
         frames = [frame, pd.DataFrame(targets)]
-        return pd.concat([frames[0], frames[1].set_axis(_names(frames[1].shape[1], frame.columns), axis=1)], axis=1)
+        names = unused_names("target", frames[1].shape[1], frame.columns)
+        return pd.concat([frames[0], frames[1].set_axis(names, axis=1)], axis=1)
     return np.column_stack([features, targets])
-
-
-def _names(count: int, taken: Collection[str]) -> list[str]:
-    """Return names of targets that no feature has."""
-    stem = "target"
-    while any(name.startswith(stem) for name in taken):
-        stem = f"_{stem}"
-    return [stem] if count == 1 else [f"{stem}_{t}" for t in range(count)]
