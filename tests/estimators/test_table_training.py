@@ -65,17 +65,18 @@ def test_steps_lead_to_the_best_level_within_reach(
 
 
 @pytest.mark.parametrize(
-    ("targets", "compared", "branches"), [(None, 2, [6, 16]), ([1], 6, [])]
-)  # of 40 steps; with targets, all lengths are compared, without branches
+    ("targets", "found", "last", "branches"),
+    [(None, [3.0, 2.0], 16, [6, 16]), ([1], [1.0, 3.0, 2.0], 8, [])],
+)  # of 40 steps; with targets, more lengths are compared, without branches
 def test_the_best_length_counts_and_a_longer_training_that_is_worse_is_the_last(
-    targets: list[int] | None, compared: int, branches: list[int], monkeypatch: pytest.MonkeyPatch
+    targets: list[int] | None, found: list[float], last: int, branches: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = iter([(7, 3.0), (5, 2.0), (4, 1.0), (3, 4.0), (2, 0.0), (1, 0.0)])
+    pairs = enumerate(found, 3)
     densities, seen = list[float](), dict[int, Any]()
     annealed, candidate = _Choice._annealed, SimpleNamespace(model=small_density().double())
 
     def best_level(self: _Choice) -> tuple[int, float]:
-        level, density = next(found)
+        level, density = next(pairs)
         densities.append(density)
         return level, density
 
@@ -87,24 +88,24 @@ def test_the_best_length_counts_and_a_longer_training_that_is_worse_is_the_last(
     monkeypatch.setattr(_Choice, "_annealed", anneal)
     rows, config = correlated_rows(), short_config(steps=40)
     lengths, calibrated = _BRANCHES if targets is None else _SNAPSHOTS_OF_TARGETS, list[Any]()
-    choice = _Choice(candidate, config, rows, rows, lengths, calibrated.append, targets, targets is None)  # type: ignore[arg-type]
+    choice = _Choice(candidate, config, rows, rows, lengths, calibrated.append, targets)  # type: ignore[arg-type]
     averages = dict[int, Any]()
     result = fit(
         small_density(), rows, config=config,
         callbacks=[lambda state: averages.update({state.step: copy.deepcopy(state.averaged_model)}), choice],
     )  # fmt: skip
-    assert calibrated == [candidate.model] * compared  # before each comparison
-    assert (len(densities), list(seen), result.steps) == (compared, branches, 16 if targets is None else 40)
-    assert (choice.density, candidate.level) == ((3.0, 7) if targets is None else (4.0, 3))
+    assert calibrated == [candidate.model] * len(found)  # before each comparison
+    assert (densities, list(seen), result.steps) == (found, branches, last)
+    assert (choice.density, candidate.level) == (3.0, 3 if targets is None else 4)
     kept = small_density().double()
     kept.load_state_dict(choice.weights)
-    assert have_same_weights(kept, (seen[6] if targets is None else averages[16]).double())
+    assert have_same_weights(kept, (seen[6] if targets is None else averages[4]).double())
 
 
 def test_a_branch_continues_the_training_at_its_rate_and_leaves_it_unchanged() -> None:
     plain, branched, rows = small_density(), small_density(), correlated_rows()
     config, seen = short_config(steps=40, warmup_steps=2), list[Any]()
-    choice = _Choice(SimpleNamespace(), config, rows, rows, (), lambda _: None, None, True)  # type: ignore[arg-type]
+    choice = _Choice(SimpleNamespace(), config, rows, rows, (), lambda _: None, None)  # type: ignore[arg-type]
 
     def branch(state: TrainingState) -> None:
         if state.step == 20:

@@ -67,7 +67,7 @@ class EstimatorFiles(BaseEstimator):
         """Write the fitted estimator to a ``.safetensors`` file, or to a folder with a readable copy of its settings.
 
         Reading the file never runs code, unlike a pickle. Beside the model it holds values of the training rows: names,
-        ranges, scores, and all numbers of columns in which some recur.
+        ranges, scores, all numbers of columns in which some recur, and targets of a regression.
 
         Raises:
             ValueError: If it holds something that a file cannot, such as names of a class of your own.

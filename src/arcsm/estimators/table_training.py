@@ -94,7 +94,7 @@ def train_table_model(
     cells = list(columns.widths) if choose_level and any(columns.widths) else None
     candidates = list[tuple[float, TableModel]]()
     some = valid[:_MAX_SELECTION_ROWS]
-    lengths, stops = _compared_lengths(columns, len(train), configs[0].max_steps, targets)
+    lengths = _compared_lengths(columns, len(train), configs[0].max_steps, targets)
     rows, held_out_rows = (columns.inputs(part, columns.others(part, shares, random)) for part in (train, some))
     calibrate = partial(_calibrate, rows=rows, held_out=held_out_rows, seed=seed)
     with track("fitting", steps, progress) as work:
@@ -109,7 +109,7 @@ def train_table_model(
             with torch_threads(1):
                 set_moments(model, inputs[: len(train)], None, training)  # copies would look like more evidence
             training = training.model_copy(update={"standardise": "none"})
-            choice = _Choice(candidate, training, inputs, some, lengths, calibrate, targets, stops)
+            choice = _Choice(candidate, training, inputs, some, lengths, calibrate, targets)
             with work.part(config.max_steps), warnings.catch_warnings():
                 if choose_level:  # the best weights are kept, wherever the training ends
                     warnings.simplefilter("ignore", TrainingWarning)
@@ -202,16 +202,14 @@ def _calibrate(model: AutoregressiveModel, rows: Tensor, held_out: Tensor, seed:
         calibrate_levels(model, rows.to(model.shift), held_out.to(model.shift), seed)
 
 
-def _compared_lengths(
-    columns: ModelColumns, rows: int, steps: int, targets: Sequence[int] | None
-) -> tuple[Sequence[float], bool]:
-    """Return the fractions of the steps after which models are compared, and whether a worse one ends the training."""
+def _compared_lengths(columns: ModelColumns, rows: int, steps: int, targets: Sequence[int] | None) -> Sequence[float]:
+    """Return the fractions of the steps after which models are compared."""
     if targets is None:
         may_be_short = rows < _MANY_ROWS and _BRANCHES_OF_FEW[0] * steps >= _LEAST_STEPS
-        return _BRANCHES_OF_FEW if may_be_short else _BRANCHES, True
+        return _BRANCHES_OF_FEW if may_be_short else _BRANCHES
     if rows < FEW_ROWS and all(columns.counts[m] for m in targets):
-        return [share for share in _SNAPSHOTS_OF_FEW if share * steps >= _LEAST_STEPS], True
-    return _SNAPSHOTS_OF_TARGETS, False
+        return [share for share in _SNAPSHOTS_OF_FEW if share * steps >= _LEAST_STEPS]
+    return _SNAPSHOTS_OF_TARGETS
 
 
 class _Choice:
@@ -219,8 +217,8 @@ class _Choice:
 
     After fractions ``lengths`` of the steps, a copy of the model is annealed: it is trained until its learning rate is
     zero, as if the training were shorter. Of the models, once they are calibrated, the one that gives held-out rows
-    ``(N, M)`` the highest density is kept. With ``stops``, the training ends when a longer one gives a lower density.
-    With ``targets``, the averaged weights after these steps are compared instead.
+    ``(N, M)`` the highest density is kept. The training ends when a longer one gives a lower density. With ``targets``,
+    the averaged weights after these steps are compared instead.
     """
 
     def __init__(
@@ -232,9 +230,8 @@ class _Choice:
         lengths: Sequence[float],
         calibrate: Callable[[AutoregressiveModel], None],
         targets: Sequence[int] | None,
-        stops: bool,
     ) -> None:
-        self.stops, self.threads = stops, torch.get_num_threads()
+        self.threads = torch.get_num_threads()
         self.candidate, self.config, self.inputs = candidate, config, inputs
         self.valid, self.calibrate, self.targets = valid, calibrate, targets
         self.density, self.weights = -math.inf, dict[str, Tensor]()
@@ -247,7 +244,7 @@ class _Choice:
         model = self._annealed(state) if needs_annealing else state.averaged_model
         with torch_threads(self.threads):
             is_better = self._compare(model)
-        if self.stops and not is_better:
+        if not is_better:
             state.stop()
 
     def _annealed(self, state: TrainingState) -> AutoregressiveModel:
