@@ -61,7 +61,12 @@ _CODE = re.compile(
 
 def prose() -> Iterator[tuple[str, str]]:
     """Yield the name of every page and module with its prose."""
-    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "benchmarks" / "README.md"]:
+    for page in [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("paper/*.md"),
+        ROOT / "benchmarks" / "README.md",
+    ]:
         yield str(page.relative_to(ROOT)), _blanked(page.read_text(encoding="utf-8"))
     for module in sorted(ROOT.glob("src/arcsm/**/*.py")):
         tree = ast.parse(module.read_text(encoding="utf-8"))

@@ -21,6 +21,8 @@ def record(name: str) -> dict[str, Any]:
 def comparison() -> str:
     """Return the table as Markdown."""
     uci, adbench, toys = record("uci"), record("adbench"), record("toys-nll")
+    targets, imputation = record("regression")["tables"], record("imputation")
+    filled, of_gaps = imputation["summary"]["mcar"], len(imputation["tables"]["mcar"])
     likelihoods = {
         name: fmean(table["methods"][name]["log_likelihood"]["mean"] for table in uci["tables"].values())
         for name in uci["ranks"]["methods"]
@@ -29,6 +31,10 @@ def comparison() -> str:
     detectors = summary["methods"]
     gaps = toys["summary"]["mean_gap"]
     second = min((name for name in gaps if not name.startswith("scores")), key=gaps.__getitem__)
+    errors = {
+        name: fmean(table["methods"][name]["crps"]["mean"] for table in targets.values())
+        for name in next(iter(targets.values()))["methods"]
+    }
     rows = [
         (
             f"[log-likelihood, {len(uci['tables'])} UCI tables](docs/results/uci.md), nats a row",
@@ -44,6 +50,16 @@ def comparison() -> str:
             "the same, mean rank of 13 detectors (lower is better)",
             detectors["arcsm"]["rank"],
             *_best_other({name: one["rank"] for name, one in detectors.items()}, min),
+        ),
+        (
+            f"[distribution of a target, {len(targets)} tables](docs/results/regression.md), CRPS",
+            errors["arcsm"],
+            *_best_other(errors, min),
+        ),
+        (
+            f"[missing values, {of_gaps} tables](docs/results/imputation.md), CRPS (lower is better)",
+            filled["arcsm"]["crps"],
+            *_best_other({name: one["crps"] for name, one in filled.items()}, min),
         ),
         (
             f"[distance to the true density, {toys['summary']['toys']} toy sets](docs/results/toys-nll.md), nats",
