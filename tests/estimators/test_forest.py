@@ -52,9 +52,6 @@ def test_gaps_and_names_are_features() -> None:
     forest = Forest.grow(columns.kinds, x, y, seed=0)
     assert forest.levels[names[0]] == 3
     np.testing.assert_allclose(forest.predict(x), y, atol=0.35)
-    unknown = x[:3].copy()
-    unknown[:, names[0]] = np.nan
-    assert np.isfinite(forest.predict(unknown)).all()
 
 
 def test_numbers_beyond_single_precision_are_predicted() -> None:
@@ -63,21 +60,37 @@ def test_numbers_beyond_single_precision_are_predicted() -> None:
     assert np.isfinite(found).all()
 
 
+def changed(values: Array, place: int, value: int) -> Array:
+    found = values.copy()
+    found[place] = value
+    return found
+
+
 @pytest.mark.parametrize(
     "changes",
     [
-        {"children": lambda forest: np.zeros_like(forest.children)},
-        {"children": lambda forest: np.full_like(forest.children, 10**6)},
+        {"children": lambda forest: changed(forest.children, 0, 0)},  # a loop
+        {"children": lambda forest: changed(forest.children, 0, len(forest.features))},
+        {"children": lambda forest: changed(forest.children, 0, -1)},
+        {"children": lambda forest: changed(forest.children, -1, len(forest.values))},
+        {"children": lambda forest: changed(forest.children, -1, -1)},
         {"children": lambda forest: forest.children[:-1]},
-        {"features": lambda forest: np.full_like(forest.features, 3)},
-        {"features": lambda forest: np.full_like(forest.features, -2)},
-        {"features": lambda forest: np.zeros_like(forest.features)},
-        {"roots": lambda forest: forest.roots - 1},
+        {"children": lambda forest: forest.children.astype(np.int64)},
+        {"features": lambda forest: changed(forest.features, 0, 3)},
+        {"features": lambda forest: changed(forest.features, 0, -2)},
+        {"features": lambda forest: changed(forest.features, -1, 0)},  # the last node has no left child
+        {"features": lambda forest: forest.features.astype(float)},
+        {"roots": lambda forest: changed(forest.roots, 0, -1)},
+        {"roots": lambda forest: changed(forest.roots, 0, len(forest.features))},
         {"roots": lambda forest: forest.roots[:0]},
-        {"values": lambda forest: forest.values[:1]},
+        {"roots": lambda forest: forest.roots.astype(np.int8)},  # sums would wrap around
         {"values": lambda forest: forest.values[:, 0]},
+        {"thresholds": lambda forest: forest.thresholds.astype(str)},
         {"lowest": lambda forest: forest.lowest[:1]},
+        {"has_gaps": lambda forest: forest.has_gaps[:1]},
         {"levels": lambda forest: (-1, 0, 0)},
+        {"levels": lambda forest: (10**10, 0, 0)},
+        {"levels": lambda forest: ()},
     ],
 )
 def test_other_arrays_are_no_forest(changes: dict[str, Any]) -> None:
@@ -86,6 +99,27 @@ def test_other_arrays_are_no_forest(changes: dict[str, Any]) -> None:
     forest.check_read()
     with pytest.raises(ValueError, match="expected trees whose nodes lead to leaves"):
         replace(forest, **{name: change(forest) for name, change in changes.items()}).check_read()
+
+
+def test_trees_that_are_too_deep_are_no_forest() -> None:
+    x, y = rows(50)
+    forest = Forest.grow(Columns.infer(x).kinds, x, y, seed=0, most_trees=3)
+    nodes = 200
+    leaf = np.arange(nodes) == nodes - 1
+    chain = replace(
+        forest, roots=forest.roots[:1], features=np.where(leaf, -1, 0).astype(np.int32),
+        thresholds=np.zeros(nodes, np.float32), children=np.where(leaf, 0, nodes - 1).astype(np.int32),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="expected trees"):
+        chain.check_read()
+
+
+def test_a_gap_that_trees_have_not_seen_leaves_no_prediction() -> None:
+    x, y = rows()
+    x[::4, 0] = np.nan
+    forest = Forest.grow(Columns.infer(x).kinds, x, y, seed=0)
+    new = np.array([[np.nan, 0.0, 0.0], [0.0, np.nan, 0.0], [0.0, 0.0, 0.0]])
+    assert np.isnan(forest.predict(new)).tolist() == [[False, False], [True, True], [False, False]]
 
 
 def test_a_column_without_values_is_no_feature() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from arcsm.estimators import ScoreRegressor, hinted_density
+from arcsm.estimators.column_types import Array
 from arcsm.estimators.density_estimator import DensityEstimator
 from arcsm.estimators.encoder import Columns
 from arcsm.estimators.forest import Forest
@@ -20,30 +21,30 @@ def test_hints_do_not_tell_the_target_of_their_row() -> None:
     x, y = random.integers(0, 2, size=(300, 2)).astype(float), random.normal(size=(300, 1))
     hints = hinted_density._out_of_fold(Columns.infer(x).kinds, x, y, 0)[:, 0]
     cell = x @ [1.0, 2.0]
-    centred = [(values - values.mean()) for k in range(4) for values in (np.stack([hints, y[:, 0]], 1)[cell == k],)]
-    squares = [np.corrcoef((one - one.mean(0)).T)[0, 1] ** 2 for one in centred]
+    squares = [np.corrcoef(hints[cell == k], y[cell == k, 0])[0, 1] ** 2 for k in range(4)]
     assert np.mean(squares) < 0.25  # of 7 or 8 rows a fold; nearly 1 if each row were left out alone
+
+
+def repeated_rows(copies: int = 1) -> tuple[Array, Array]:
+    """Return rows of noise that occur twice, nearly, with equal targets, in columns that repeat."""
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(100, 4)), random.normal(size=100)
+    twice = np.concatenate([x, x + 1e-3 * random.normal(size=x.shape)])
+    return np.tile(twice, copies), np.concatenate([y, y])
 
 
 def test_rows_that_nearly_repeat_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     use_one_model(monkeypatch, **ROUGH)
-    random = np.random.default_rng(0)
-    x, y = random.normal(size=(100, 4)), random.normal(size=100)
-    twice = np.concatenate([x, x + 1e-3 * random.normal(size=x.shape)])
-    regressor = ScoreRegressor(random_state=0).fit(twice, np.concatenate([y, y]))
+    x, y = repeated_rows()
+    regressor = ScoreRegressor(random_state=0).fit(x, y)
+    hints = regressor._joint._hints_of(regressor.columns_.encode(x))
+    assert np.corrcoef(hints[:, 0], y)[0, 1] > 0.9
     assert regressor.score(x, y) > 0.6
+    monkeypatch.setattr(type(regressor._joint), "_hints_of", lambda self, x: np.full((len(x), 1), np.nan))
+    assert np.isfinite(regressor.log_score(x, y))
+    assert regressor.score(x, y) < 0.4
     monkeypatch.setattr(ScoreRegressor, "_density_class", DensityEstimator)
-    without = ScoreRegressor(random_state=0).fit(twice, np.concatenate([y, y]))
-    assert without.score(x, y) < 0.4
-
-
-def test_without_its_hint_a_row_is_still_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, y = targets("linear", 500, seed=1)
-    regressor = fitted("linear")
-    hint = regressor._joint._hints_of(regressor.columns_.encode(x))
-    assert np.corrcoef(hint[:, 0], y)[0, 1] > 0.8
-    monkeypatch.setattr(type(regressor._joint), "_hints_of", lambda self, features: np.full((len(features), 1), np.nan))
-    assert regressor.score(x, y) > 0.7  # of 0.8, the share of the variance that is not noise
+    assert ScoreRegressor(random_state=0).fit(x, y).score(x, y) < 0.4
 
 
 def test_regressors_without_hints_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +63,51 @@ def test_hints_need_features_and_targets_that_vary(monkeypatch: pytest.MonkeyPat
     x, y = targets("linear", 60)
     for features, target in ((np.ones_like(x), y), (x, np.ones_like(y))):
         assert ScoreRegressor(**QUICK).fit(features, target)._joint._hints == 0
+    x, y = targets("linear", 120)
     both = ScoreRegressor(**QUICK).fit(x, np.stack([y, np.ones_like(y)], 1))
-    assert isinstance(both._joint, hinted_density.HintedDensity)
-    assert isinstance(both._joint._forest, Forest)
-    assert both._joint._forest.targets == 2
+    assert both._joint._hints == 2
+    assert both.predict(x)[:, 1].tolist() == [1.0] * 120
+
+
+@pytest.mark.parametrize("rows", [60, 150])
+def test_noise_is_predicted_as_noise(rows: int) -> None:
+    random = np.random.default_rng(0)
+    x, y = random.integers(0, 2, size=(rows, 1)).astype(float), random.normal(size=rows)
+    regressor = ScoreRegressor(random_state=0).fit(x, y)
+    new = random.normal(size=2_000)
+    score = regressor.log_score(random.integers(0, 2, size=(2_000, 1)).astype(float), new)
+    assert score == pytest.approx(-0.5 * np.log(2.0 * np.pi * np.e), abs=0.08)
+
+
+def test_a_gap_that_no_fitted_row_has_widens_the_distribution() -> None:
+    x, y = targets("linear", 500, seed=1)
+    regressor = fitted("linear")
+    predicted = regressor.predict_distribution(np.full((1, 1), np.nan))
+    assert predicted.mean()[0] == pytest.approx(0.0, abs=0.5)
+    assert predicted.std()[0] == pytest.approx(np.sqrt(5.0), rel=0.2)
+    assert np.isfinite(regressor.log_score(np.full_like(x, np.nan), y))
+
+
+def test_hints_that_do_not_help_held_out_rows_are_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_models(monkeypatch)
+    monkeypatch.setattr(hinted_density, "_out_of_fold", lambda kinds, x, y, seed: y)  # told the targets
+    monkeypatch.setattr(Forest, "predict", lambda self, x: np.random.default_rng(0).normal(size=(len(x), 1)))
+    x, y = targets("linear", 150)
+    regressor = ScoreRegressor(**{**QUICK, "max_steps": 150}).fit(x, y)
+    assert regressor._joint._hints == 1
+    assert regressor._joint._forest is None  # type: ignore[attr-defined]
+    monkeypatch.undo()
+    regressor.save(tmp_path / "r.safetensors")
+    np.testing.assert_array_equal(ScoreRegressor.load(tmp_path / "r.safetensors").predict(x), regressor.predict(x))
+
+
+def test_a_forest_of_other_columns_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_one_model(monkeypatch, **ROUGH)
+    regressor, other = (ScoreRegressor(random_state=0).fit(*repeated_rows(copies)) for copies in (1, 2))
+    regressor.save(tmp_path / "r.safetensors")
+    assert ScoreRegressor.load(tmp_path / "r.safetensors")._joint._forest is not None  # type: ignore[attr-defined]
+    regressor._joint._forest = other._joint._forest  # type: ignore[attr-defined]
+    assert other._joint._forest is not None  # type: ignore[attr-defined]
+    regressor.save(tmp_path / "r.safetensors")
+    with pytest.raises(ValueError, match="a column for each feature, hint and target"):
+        ScoreRegressor.load(tmp_path / "r.safetensors")

@@ -107,7 +107,7 @@ class DensityEstimator(TableEstimator):
         return 0
 
     def _hints_of(self, features: Array) -> Array:
-        """Return the numbers of these columns, ``(N, H)``, from those of the features ``(N, D)``."""
+        """Return the numbers of the hints ``(N, H)``, from those of the features ``(N, D)``."""
         return np.empty((len(features), 0))
 
     def _configs(self, rows: int, modelled: Tensor, targets: int | None) -> list[TableConfig]:

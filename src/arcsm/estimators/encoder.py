@@ -172,8 +172,9 @@ class Columns:
             if isinstance(kind, Categories):
                 found[found[:, d] >= len(kind.names), d] = np.nan
             elif isinstance(kind, Grid) and len(kind.level_numbers):
-                unseen = ~np.isin(np.rint(found[:, d]), kind.level_numbers)
-                found[unseen, d] = kind.near_levels(found[unseen, d])
+                level = np.rint(found[:, d])
+                is_level = np.isin(level, kind.level_numbers)
+                found[:, d] = np.where(is_level, level, kind.near_levels(found[:, d]))
         return found
 
     def warn_of_ignored_values(self, numbers: Array) -> None:

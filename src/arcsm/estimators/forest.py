@@ -15,10 +15,17 @@ from arcsm.stored_values import stored
 MOST_TREES, _LEAST_TREES = 200, 100
 _LEAVES = 250_000  # of all trees, about
 _MAX_ROWS = 5_000  # of a tree
-_SHARE_OF_FEATURES = 0.5  # that a node tries
+_SHARE_OF_FEATURES, _MAX_TRIED = 0.5, 16  # features that a node tries
+_MAX_DEPTH = 64
+_MIN_SHARE_OF_GAPS = 0.01  # of the values of a column, from which on trees learn what a gap says
 _MAX_INDICATORS = 32  # names of a column, up to which each has a feature of its own
 _AT_ONCE = 1_000_000  # rows times trees
 _LEAF = -1  # in place of a feature
+_DTYPES = {
+    "lowest": np.dtype(np.float64), "has_gaps": np.dtype(np.bool_), "roots": np.dtype(np.int32),
+    "features": np.dtype(np.int32), "thresholds": np.dtype(np.float32), "children": np.dtype(np.int32),
+    "values": np.dtype(np.float32),
+}  # fmt: skip
 
 
 @stored
@@ -28,13 +35,15 @@ class Forest:
 
     All nodes are in one list, a tree after another, and each before those below it: the left child of a node is the
     next one. Rows whose feature is at most the threshold go left. A missing number is below all others. Few names
-    without an order have an indicator each.
+    without an order have an indicator each. Trees know nothing of a gap in a column that had hardly any, so then there
+    is no prediction.
 
     References:
         Extremely randomized trees (Geurts, Ernst and Wehenkel, 2006)
 
     Attributes:
         lowest: What a missing number of each column counts as, ``(D,)``.
+        has_gaps: Which columns may have gaps, ``(D,)``.
         levels: Number of indicators of each column, 0 for a number.
         roots: The first node of each tree.
         features: The feature that each node compares, -1 in a leaf, ``(K,)``.
@@ -44,6 +53,7 @@ class Forest:
     """
 
     lowest: Array
+    has_gaps: NDArray[np.bool_]
     levels: tuple[int, ...]
     roots: NDArray[np.int32]
     features: NDArray[np.int32]
@@ -54,53 +64,45 @@ class Forest:
     @classmethod
     def grow(cls, kinds: Sequence[Column], x: Array, y: Array, seed: int, most_trees: int = MOST_TREES) -> Self:
         """Grow a forest on rows ``(N, D)`` of columns of these types and their targets ``(N, T)``."""
-        lowest = np.array([np.nanmin(column, initial=np.inf) for column in x.T]) - 1.0
-        lowest = np.where(np.isfinite(lowest), lowest, 0.0)
-        features = _features(x, lowest, levels := tuple(map(_indicators, kinds)))
+        lowest = np.array([_of_gaps(column[~np.isnan(column)]) for column in x.T])
+        levels = tuple(map(_indicators, kinds))
+        features = _features(x, lowest, levels)
+        has_gaps = np.isnan(x).mean(0) >= _MIN_SHARE_OF_GAPS
         share = min(1.0, _MAX_ROWS / len(x))
         trees = min(max(round(_LEAVES / (share * len(x))), _LEAST_TREES), most_trees)
         grown = ExtraTreesRegressor(
-            trees, max_features=_SHARE_OF_FEATURES, bootstrap=True, max_samples=share,
-            n_jobs=torch.get_num_threads(), random_state=seed,
+            trees, max_features=min(max(1, int(_SHARE_OF_FEATURES * features.shape[1])), _MAX_TRIED),
+            max_depth=_MAX_DEPTH, bootstrap=True, max_samples=share, n_jobs=torch.get_num_threads(), random_state=seed,
         )  # fmt: skip
         grown.fit(features, y[:, 0] if y.shape[1] == 1 else y)
-        return cls._of_trees([one.tree_ for one in grown.estimators_], lowest, levels)
-
-    @classmethod
-    def _of_trees(cls, trees: Sequence[Any], lowest: Array, levels: tuple[int, ...]) -> Self:
-        """Return the forest of scikit-learn's trees, whose nodes have this order, too."""
-        sizes = np.array([tree.node_count for tree in trees])
-        roots = np.cumsum(sizes) - sizes
-        is_leaf = np.concatenate([tree.children_left for tree in trees]) < 0
-        thresholds = np.concatenate([tree.threshold for tree in trees])
-        single = thresholds.astype(np.float32)
-        above = single > thresholds
-        single[above] = np.nextafter(single[above], np.float32(-np.inf))  # between the same single-precision numbers
-        right = np.concatenate([tree.children_right + root for tree, root in zip(trees, roots, strict=True)])
-        return cls(
-            lowest, levels, roots.astype(np.int32),
-            np.where(is_leaf, _LEAF, np.concatenate([tree.feature for tree in trees])).astype(np.int32),
-            np.where(is_leaf, np.float32(0.0), single),
-            np.where(is_leaf, np.cumsum(is_leaf) - 1, right).astype(np.int32),
-            np.concatenate([tree.value[:, :, 0] for tree in trees])[is_leaf].astype(np.float32),
-        )  # fmt: skip
+        return cls(lowest, has_gaps, levels, *_arrays([one.tree_ for one in grown.estimators_]))
 
     def check_read(self) -> None:
-        """Check a forest that was read from a file: that paths through it end, in leaves that have values."""
-        nodes, is_leaf = np.arange(len(self.features)), self.features == _LEAF
-        width = sum(max(count, 1) for count in self.levels)
-        fitting = self.lowest.shape == (len(self.levels),) and min(self.levels, default=0) >= 0
-        fitting &= self.features.shape == self.thresholds.shape == self.children.shape == nodes.shape
-        fitting &= len(nodes) > 0 and self.values.ndim == 2 and len(self.roots) > 0 and self.roots.ndim == 1
-        fitting = fitting and bool(
-            (self.roots >= 0).all() and (self.roots < len(nodes)).all()
-            and (self.features >= _LEAF).all() and (self.features < width).all()
-            and (self.children[~is_leaf] > nodes[~is_leaf]).all() and (self.children[~is_leaf] < len(nodes)).all()
-            and (self.children[is_leaf] >= 0).all() and (self.children[is_leaf] < len(self.values)).all()
-            and is_leaf[-1]
-        )  # fmt: skip
-        if not fitting:
+        """Check a forest that was read from a file: that all paths end soon, in leaves that have values."""
+        fitting = [getattr(self, name).dtype for name in _DTYPES] == list(_DTYPES.values())
+        fitting &= 0 < len(self.levels) == len(self.lowest) == len(self.has_gaps)
+        fitting &= self.lowest.ndim == self.has_gaps.ndim == self.roots.ndim == self.features.ndim == 1
+        fitting &= self.features.shape == self.thresholds.shape == self.children.shape and self.values.ndim == 2
+        if not fitting or not 0 <= min(self.levels) <= max(self.levels) <= _MAX_INDICATORS or not self._paths_end():
             raise ValueError("Forest: expected trees whose nodes lead to leaves")
+
+    def _paths_end(self) -> bool:
+        """Return whether all paths end, after at most 64 nodes, in leaves that have values."""
+        count, nodes = sum(max(levels, 1) for levels in self.levels), np.unique(self.roots)
+        for _ in range(_MAX_DEPTH + 1):
+            if len(nodes) and (nodes[0] < 0 or nodes[-1] >= len(self.features)):
+                return False
+            features, children = self.features[nodes], self.children[nodes]
+            is_leaf = features == _LEAF
+            leaves, inner = children[is_leaf], nodes[~is_leaf]
+            if (leaves < 0).any() or (leaves >= len(self.values)).any():
+                return False
+            if (features[~is_leaf] < 0).any() or (features >= count).any():
+                return False
+            if not len(inner):
+                return len(self.roots) > 0
+            nodes = np.unique(np.concatenate([inner + 1, children[~is_leaf]]))
+        return False
 
     @property
     def targets(self) -> int:
@@ -108,10 +110,14 @@ class Forest:
         return self.values.shape[1]
 
     def predict(self, x: Array) -> Array:
-        """Return the mean predictions ``(N, T)`` of rows ``(N, D)``."""
+        """Return the mean predictions ``(N, T)`` of rows ``(N, D)``; NaN if a value is missing that never was."""
+        found = np.full((len(x), self.targets), np.nan)
+        chosen = np.flatnonzero(~np.isnan(x[:, ~self.has_gaps]).any(1))
         rows = max(1, _AT_ONCE // len(self.roots))
-        parts = [self._predict(_features(part, self.lowest, self.levels)) for part in _split(x, rows)]
-        return np.concatenate(parts) if parts else np.zeros((0, self.targets))
+        for start in range(0, len(chosen), rows):
+            part = chosen[start : start + rows]
+            found[part] = self._predict(_features(x[part], self.lowest, self.levels))
+        return found
 
     def _predict(self, features: NDArray[np.float32]) -> Array:
         node = np.tile(self.roots, (len(features), 1)).ravel()  # of each row in each tree
@@ -127,6 +133,30 @@ class Forest:
         return found
 
 
+def _arrays(trees: Sequence[Any]) -> tuple[NDArray[Any], ...]:
+    """Return roots, features, thresholds, children and values of scikit-learn's trees, whose nodes have this order."""
+    sizes = np.array([tree.node_count for tree in trees])
+    roots = np.cumsum(sizes) - sizes
+    is_leaf = np.concatenate([tree.children_left for tree in trees]) < 0
+    thresholds = np.concatenate([tree.threshold for tree in trees])
+    single = thresholds.astype(np.float32)
+    above = single > thresholds
+    single[above] = np.nextafter(single[above], np.float32(-np.inf))  # between the same single-precision numbers
+    right = np.concatenate([tree.children_right + root for tree, root in zip(trees, roots, strict=True)])
+    return (
+        roots.astype(np.int32),
+        np.where(is_leaf, _LEAF, np.concatenate([tree.feature for tree in trees])).astype(np.int32),
+        np.where(is_leaf, np.float32(0.0), single),
+        np.where(is_leaf, np.cumsum(is_leaf) - 1, right).astype(np.int32),
+        np.concatenate([tree.value[:, :, 0] for tree in trees])[is_leaf].astype(np.float32),
+    )
+
+
+def _of_gaps(numbers: Array) -> float:
+    """Return what a missing number counts as: so far below the others that random thresholds lie between, too."""
+    return 2.0 * float(numbers.min()) - float(numbers.max()) - 1.0 if len(numbers) else 0.0
+
+
 def _indicators(kind: Column) -> int:
     """Return the number of indicators of a column: those of its names, if they are few and have no order."""
     if not isinstance(kind, Categories) or kind.ordered or len(kind.names) > _MAX_INDICATORS:
@@ -136,15 +166,12 @@ def _indicators(kind: Column) -> int:
 
 def _features(x: Array, lowest: Array, levels: Sequence[int]) -> NDArray[np.float32]:
     """Return the features ``(N, F)`` of rows ``(N, D)``."""
-    parts = list[Array]()
+    found = np.empty((len(x), sum(max(count, 1) for count in levels)), dtype=np.float32)
+    limit, place = float(np.finfo(np.float32).max), 0
     for column, low, count in zip(x.T, lowest, levels, strict=True):
         if count:
-            parts.append(column[:, None] == np.arange(count))
+            found[:, place : place + count] = column[:, None] == np.arange(count)
         else:
-            parts.append(np.where(np.isnan(column), low, column)[:, None])
-    limit = np.finfo(np.float32).max
-    return np.clip(np.concatenate(parts, 1), -limit, limit).astype(np.float32)
-
-
-def _split(x: Array, rows: int) -> list[Array]:
-    return [x[start : start + rows] for start in range(0, len(x), rows)]
+            found[:, place] = np.clip(np.where(np.isnan(column), low, column), -limit, limit)
+        place += max(count, 1)
+    return found

@@ -1,17 +1,23 @@
 """The density of targets given the features of a row and hints: what a forest of trees predicts."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+import torch
 from sklearn.model_selection import KFold
 
 from arcsm.estimators.column_inference import fit_continuous
 from arcsm.estimators.column_types import Array, Column, Constant
 from arcsm.estimators.density_estimator import DensityEstimator, Rows
 from arcsm.estimators.forest import Forest
+from arcsm.stored_values import Entries, Reader
 
-_FOLDS, _TREES_OF_FOLD = 10, 100  # of the training rows
+_FOLDS, _FOLDS_OF_MANY = 10, 5  # of the training rows, and if there are more than
+_MANY_ROWS = 2_000
+_MIN_ROWS = 100  # of which trees learn more than noise
+_MAX_HELD_OUT = 250  # rows that decide whether there are hints
+_TREES_OF_FOLD = 60
 
 
 class HintedDensity(DensityEstimator):
@@ -19,37 +25,67 @@ class HintedDensity(DensityEstimator):
 
     The hint of a target is its mean by a forest (stacking). Trees find what a small network finds late or never: rows
     that nearly repeat, steps, and interactions of few features. The network learns the distribution around them, and
-    where to trust them. In training, hints come from trees that have not seen the row, and half of the rows have none:
-    otherwise the network would learn little else.
+    where to trust them. In training, hints come from trees that have not seen the row, and each row is also shown
+    without them: otherwise the network would learn little else. A row with a gap that trees know nothing of has none,
+    and so has a table whose held-out targets are more likely without hints.
 
     References:
         Stacked generalization (Wolpert, 1992)
     """
 
-    _forest: Forest | None  # `None` if no feature varies, or no target
+    _forest: Forest | None  # `None` if no hint is given
+    _count: int  # of hints
 
     def _prepare(self, X: Any, targets: int | None = None) -> tuple[Array, Rows, Rows, int]:
         """Also grow the forest, and insert columns of its predictions before the targets."""
         assert targets is not None
         numbers, train, held_out, seed = super()._prepare(X, targets)
-        self._forest = None
+        self._forest, self._count = None, 0
         first, modelled = numbers.shape[1] - targets, self.columns_.modelled
-        if not modelled or modelled[0] >= first or modelled[-1] < first:
+        if len(numbers) < _MIN_ROWS or not modelled or modelled[0] >= first or modelled[-1] < first:
             return numbers, train, held_out, seed
         x, y, kinds = numbers[:, :first], numbers[:, first:], self.columns_.kinds[:first]
         predicted = np.empty_like(y)
         predicted[held_out] = Forest.grow(kinds, x[train], y[train], seed).predict(x[held_out])  # as new rows are
         predicted[train] = unseen = _out_of_fold(kinds, x[train], y[train], seed)
-        self._forest = Forest.grow(kinds, x, y, seed)
-        self.columns_ = self.columns_.with_numbers(first, "hint", [_kind(hints) for hints in unseen.T])
+        known = unseen[~np.isnan(unseen).any(1)]
+        if not len(known):
+            return numbers, train, held_out, seed
+        self._forest, self._count = Forest.grow(kinds, x, y, seed), targets
+        self.columns_ = self.columns_.with_numbers(first, "hint", [_kind(hints) for hints in known.T])
         return np.concatenate([x, self._encoded(predicted), y], 1), train, held_out, seed
+
+    def _fit_table(self, X: Any, targets: int | None = None) -> Array:
+        """Also drop the forest if held-out targets are more likely without its hints."""
+        numbers = super()._fit_table(X, targets)
+        if self.model_ is None or self._forest is None:
+            return numbers
+        modelled, first = self.columns_.modelled, numbers.shape[1] - self._hints
+        rows = self._clip_modelled(numbers[self.held_out_rows_[:_MAX_HELD_OUT]])
+        without = rows.clone()
+        without[:, [m for m, d in enumerate(modelled) if first - self._hints <= d < first]] = torch.nan
+        last = [m for m, d in enumerate(modelled) if d >= first]
+        found = [float(self.model_.log_prob_of_last(one, last).mean()) for one in (rows, without)]
+        if found[0] < found[1]:
+            self._forest = None
+        return numbers
+
+    @classmethod
+    def from_entries(cls, entries: Entries, reader: Reader) -> Self:
+        found = super().from_entries(entries, reader)
+        forest, features = found._forest, len(found.columns_.kinds) - 2 * found._hints
+        if features < 0 or (forest is not None and (len(forest.levels), forest.targets) != (features, found._hints)):
+            raise ValueError("HintedDensity: expected a column for each feature, hint and target of the forest")
+        return found
 
     @property
     def _hints(self) -> int:
-        return 0 if self._forest is None else self._forest.targets
+        return self._count
 
     def _hints_of(self, features: Array) -> Array:
-        return super()._hints_of(features) if self._forest is None else self._encoded(self._forest.predict(features))
+        if self._forest is None:
+            return np.full((len(features), self._hints), np.nan)
+        return self._encoded(self._forest.predict(features))
 
     def _encoded(self, predicted: Array) -> Array:
         """Return the numbers of predictions ``(N, T)``, which are those of targets, as hints."""
@@ -65,7 +101,7 @@ def _out_of_fold(kinds: Sequence[Column], x: Array, y: Array, seed: int) -> Arra
     features, they are the mean of the others, which is the lower the higher the target is.
     """
     found = np.empty_like(y)
-    folds = KFold(min(_FOLDS, len(x)), shuffle=True, random_state=seed)
+    folds = KFold(min(_FOLDS if len(x) < _MANY_ROWS else _FOLDS_OF_MANY, len(x)), shuffle=True, random_state=seed)
     for others, fold in folds.split(x):
         found[fold] = Forest.grow(kinds, x[others], y[others], seed, _TREES_OF_FOLD).predict(x[fold])
     return found

@@ -42,7 +42,7 @@ _MAX_NUMBERS = 256  # columns of numbers among which lines are looked for
 _LEAST_GAIN = 0.05  # nats, of lines before the maps of columns over lines after them
 _SMALL_SETS = 2  # values, which have a network of their own
 _LEVELS_TRIED = 10  # above the smallest noise
-_WORSE = 0.02  # nats below the best noise level, at which the search among the first weights ends
+_WORSE = 0.02  # nats below the best noise level or length of training, at which a search ends
 
 
 class Lines(NamedTuple):
@@ -243,8 +243,8 @@ class _Choice:
         needs_annealing = self.targets is None and state.step < self.config.steps
         model = self._annealed(state) if needs_annealing else state.averaged_model
         with torch_threads(self.threads):
-            is_better = self._compare(model)
-        if not is_better:
+            is_worse = self._compare(model)
+        if is_worse:
             state.stop()
 
     def _annealed(self, state: TrainingState) -> AutoregressiveModel:
@@ -256,15 +256,19 @@ class _Choice:
         return model
 
     def _compare(self, model: AutoregressiveModel) -> bool:
-        """Keep the calibrated weights of a model, and its noise level, if they are the best so far; return whether."""
+        """Keep the calibrated weights of a model, and its noise level, if they are the best so far.
+
+        Return whether they are worse than the best, with targets by more than noise.
+        """
         self.candidate.model.load_state_dict(model.state_dict())
         self.calibrate(self.candidate.model)
         weights = {name: tensor.to("cpu", copy=True) for name, tensor in self.candidate.model.state_dict().items()}
         level, density = self._best_level()
-        is_better = not self.weights or density > self.density
-        if is_better:
+        tolerance = 0.0 if self.targets is None else _WORSE
+        is_worse = bool(self.weights) and density < self.density - tolerance
+        if not self.weights or density > self.density:
             self.density, self.weights, self.candidate.level = density, weights, level
-        return is_better
+        return is_worse
 
     def _best_level(self) -> tuple[int, float]:
         candidate = self.candidate
