@@ -26,7 +26,7 @@ class ScoreRegressor(RegressorMixin, TargetEstimator):
 
     It fits the conditional density of the targets given any of the features. So features may be of any type that
     :class:`ScoreDensity` takes, and may be missing when fitting and when predicting. The spread and the shape of the
-    distribution may depend on the features, too. One more feature is what a forest of trees predicts of each target.
+    distribution may depend on the features, too. What a forest of trees predicts for a row is a further feature.
 
     Arguments:
         n_estimators: Number of orders of several targets whose joint densities are averaged, at most; one target has a
