@@ -17,7 +17,7 @@ _FOLDS, _FOLDS_OF_MANY = 10, 5  # of the training rows, and if there are more th
 _MANY_ROWS = 2_000
 _MIN_ROWS = 100  # of which trees learn more than noise
 _MAX_HELD_OUT = 250  # rows that decide whether there are hints
-_TREES_OF_FOLD = 60
+_TREES_OF_FOLD = 100
 
 
 class HintedDensity(DensityEstimator):
