@@ -106,6 +106,21 @@ def test_another_configuration_beside_the_weights_does_not_matter_to_the_hub(tex
         assert AutoregressiveModel.from_pretrained(tmp_path).features == 4
 
 
+def test_the_card_of_a_model_shows_names_as_they_are_and_is_not_replaced(tmp_path: Path) -> None:
+    model = MODELS["score"]()
+    model.metadata = {"columns": ["<b>", "# c\n- d", "e", "f"], "note": "<script>"}
+    model.save_pretrained(tmp_path)
+    card = tmp_path / "README.md"
+    text = card.read_text(encoding="utf-8")
+    assert text.startswith("---\nlibrary_name: arcsm\n")
+    assert r"Columns: \<b\>, \# c\\n\- d, e, f." in text
+    assert r"note: \<script\>." in text
+    assert "Origin and licence: Not recorded." in text
+    card.write_text("ours", encoding="utf-8")
+    model.save_pretrained(tmp_path)
+    assert card.read_text(encoding="utf-8") == "ours"
+
+
 @pytest.mark.parametrize("shape", [["", 2, 2], [10**400, 2, 2], [1e308, 2, 2], "abc", [-1, -2, 2], [], {}, 4])
 def test_autoencoders_of_other_images_are_rejected(shape: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"

@@ -144,6 +144,11 @@ def weights_path(path: FilePath) -> Path:
     return path if path.suffix == ".safetensors" else path / WEIGHTS_NAME
 
 
+def folder_of(path: FilePath) -> Path | None:
+    """Return the folder that weights are written to, ``None`` if they are a single file."""
+    return None if weights_path(path) == Path(path) else Path(path)
+
+
 def save_module(module: torch.nn.Module, config: Mapping[str, Any], path: FilePath) -> None:
     """Write a module to a ``.safetensors`` file, or to a folder, together with a readable copy of its configuration."""
     save_tensors(module.state_dict(), config, path)
@@ -153,8 +158,8 @@ def save_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], path:
     """Write tensors and their configuration as :func:`save_module` does."""
     file = weights_path(path)
     write_tensors(file, tensors, config)
-    if file != Path(path):
-        write_text(file.parent / CONFIG_NAME, _dump(config, indent=2) + "\n")
+    if (folder := folder_of(path)) is not None:
+        write_text(folder / CONFIG_NAME, _dump(config, indent=2) + "\n")
 
 
 def read_module(path: FilePath) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -58,7 +58,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_fitted_table_holds_no_pickles_and_says_what_it_is_for(folder: Path) -> None:
-    assert sorted(path.name for path in (folder / "model").iterdir()) == ["config.json", "model.safetensors"]
+    assert {path.name for path in (folder / "model").iterdir()} == {"README.md", "config.json", "model.safetensors"}
+    card = (folder / "model" / "README.md").read_text(encoding="utf-8")
+    assert f"- fitted to table\\.csv\\, {ROWS} rows\n" in card
+    assert "arcsm detect new.csv --model FOLDER" in card
+    assert "- whole numbers: visits\n" in card
     fitted = FittedTable.read(folder / "model")
     assert (fitted.source, fitted.rows, fitted.labels) == ("table.csv", ROWS, ("order",))
     assert fitted.density is not None

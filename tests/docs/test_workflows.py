@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from arcsm import __version__
 from arcsm.cli import application
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,6 +25,12 @@ pytestmark = pytest.mark.skipif(not WORKFLOWS, reason="a source distribution has
 
 def read(path: Path) -> dict[str, Any]:
     found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert isinstance(found, dict)
+    return found
+
+
+def read_project() -> dict[str, Any]:
+    found = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert isinstance(found, dict)
     return found
 
@@ -54,7 +61,7 @@ def test_what_others_write_is_not_part_of_a_script(path: Path) -> None:
 
 
 def test_the_tests_run_on_every_promised_version() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = read_project()
     promised = {line.split()[-1] for line in project["classifiers"] if re.search(r"Python :: 3\.\d+$", line)}
     matrix = read(ROOT / ".github" / "workflows" / "tests.yml")["jobs"]["platforms"]["strategy"]["matrix"]
     assert {*matrix["python"], *(one["python"] for one in matrix["include"])} == promised
@@ -63,7 +70,7 @@ def test_the_tests_run_on_every_promised_version() -> None:
 
 
 def test_extras_that_jobs_install_exist() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = read_project()
     lines = "\n".join(line for path in WORKFLOWS for line in commands(read(path)))
     extras = {extra for found in re.findall(r"\.\[([\w,]+)\]", lines) for extra in found.split(",")}
     assert extras
@@ -99,3 +106,15 @@ def test_the_image_serves_as_a_plain_user_where_its_health_check_looks(
     missing = str(tmp_path / "model")
     assert application.run([missing if part == "/model" else part for part in command]) == 1
     assert "model" in capsys.readouterr().err
+
+
+def test_the_conda_package_has_the_version_and_the_requirements_of_the_wheel() -> None:
+    recipe, project = read(ROOT / "conda" / "recipe.yaml"), read_project()
+    names = {"torch": "pytorch", "huggingface-hub": "huggingface_hub", "matplotlib": "matplotlib-base"}
+    needed = [f"python {project['requires-python']}"]
+    for requirement in project["dependencies"]:
+        name, version = re.fullmatch(r"([\w-]+)(>=[\d.]+)", requirement).groups()  # type: ignore[union-attr]
+        needed.append(f"{names.get(name, name)} {version}")
+    assert recipe["requirements"]["run"] == needed
+    assert recipe["context"]["version"] == __version__
+    assert recipe["about"]["summary"] == project["description"]

@@ -55,6 +55,9 @@ def test_a_loaded_density_gives_the_same_answers(table: pd.DataFrame, tmp_path: 
     pd.testing.assert_frame_equal(loaded.impute(gaps, draws=4), density.impute(gaps, draws=4))
     given = {"city": "Rome", "width": (0.0, None)}
     pd.testing.assert_frame_equal(loaded.conditional(given, 5), density.conditional(given, 5))
+    card = (tmp_path / "density" / "README.md").read_text(encoding="utf-8")
+    assert "# A fitted ScoreDensity" in card
+    assert "- categorical: city\n" in card
     settings = json.loads((tmp_path / "density" / "config.json").read_text())
     assert settings["estimator"]["parameters"]["max_steps"] == 2
 

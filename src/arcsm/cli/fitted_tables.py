@@ -7,12 +7,15 @@ from typing import Self
 
 import pandas as pd
 
+from arcsm import serialization
+from arcsm._runtime.markup import write_card
 from arcsm._runtime.terminal import printable
 from arcsm.cli.kinds import TABLE_KIND
 from arcsm.cli.table_inputs import TableInput
 from arcsm.data import FrameFile, ReadOptions
 from arcsm.data.cell_forms import CellForms
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
+from arcsm.estimators.card import estimator_card
 from arcsm.estimators.files import load_stored, save_stored
 from arcsm.estimators.rounding import decimals_of
 from arcsm.stored_values import stored
@@ -72,8 +75,19 @@ class FittedTable:
         return found
 
     def write(self, path: Path) -> None:
-        """Write the table to a ``.safetensors`` file or a folder."""
+        """Write the table to a ``.safetensors`` file, or to a folder with a card."""
         save_stored(self, path, TABLE_KIND)
+        estimator = self.density or self.detector
+        if (folder := serialization.folder_of(path)) is None or estimator is None:
+            return
+        commands = (
+            ("arcsm detect new.csv --model FOLDER --out scores.csv", self.detector),
+            ("arcsm impute gaps.csv --model FOLDER --out filled.csv", self.density),
+            ("arcsm synthesize --model FOLDER -n 1000 --out rows.csv", self.density),
+        )
+        use = "\n".join(command for command, needed in commands if needed is not None)
+        facts = [" ".join(line.split()) for line in self.lines()]
+        write_card(folder, estimator_card("A fitted table", facts, estimator.columns_.names_by_type(), use))
 
     def lines(self) -> list[str]:
         """Return lines that say what the table holds."""

@@ -12,6 +12,7 @@ from sklearn.utils.validation import validate_data
 
 from arcsm.data.arrays import without_mask
 from arcsm.errors import is_no_number
+from arcsm.estimators.card import estimator_card, facts_of
 from arcsm.estimators.checks import check_numbers, check_same_columns, checked_frame
 from arcsm.estimators.column_types import Grid
 from arcsm.estimators.continua import Continuous
@@ -44,6 +45,12 @@ class TableEstimator(EstimatorFiles):
         self.random_state = random_state
         self.device = device
         self.verbose = verbose
+
+    def _card(self) -> str:
+        name = type(self).__name__
+        module = "arcsm.estimators" if type(self).__module__.startswith("arcsm.") else type(self).__module__
+        use = f'from {module} import {name}\n\n{name}.load("this folder")'
+        return estimator_card(f"A fitted {name}", facts_of(self), self.columns_.names_by_type(), use)
 
     @staticmethod
     def _check_fit_arguments(arguments: Collection[str]) -> None:

@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from arcsm import serialization
 from arcsm._runtime.devices import resolve_device
+from arcsm._runtime.markup import write_card
 from arcsm._version import __version__
 from arcsm.model import AutoregressiveModel
 from arcsm.stored_values import Entries, Reader, Writer, is_a, register_kind, stored
@@ -64,7 +65,9 @@ class EstimatorFiles(BaseEstimator):
         stored(cls)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the fitted estimator to a ``.safetensors`` file, or to a folder with a readable copy of its settings.
+        """Write the fitted estimator to a ``.safetensors`` file, or to a folder, with a readable copy of its settings.
+
+        A folder also gets a card, ``README.md``, which says what the estimator was fitted to and what its limits are.
 
         Reading the file never runs code, unlike a pickle. Beside the model it holds values of the training rows: names,
         ranges, scores, all numbers of columns in which some recur, and targets of a regression.
@@ -75,6 +78,12 @@ class EstimatorFiles(BaseEstimator):
         """
         check_is_fitted(self)
         save_stored(self, path)
+        if (folder := serialization.folder_of(path)) is not None:
+            write_card(folder, self._card())
+
+    def _card(self) -> str:
+        """Return the card of the fitted estimator, as Markdown."""
+        raise NotImplementedError
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: str = "cpu") -> Self:

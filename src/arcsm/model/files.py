@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
-from huggingface_hub import ModelHubMixin, hf_hub_download
+from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 from torch import Tensor
 
 from arcsm import registry, serialization
@@ -16,6 +16,7 @@ from arcsm._runtime.devices import resolve_device
 from arcsm.contexts.condition_nets import net_config
 from arcsm.data.metadata import check_metadata
 from arcsm.heads import Head
+from arcsm.model.card import model_card
 from arcsm.model.standardisation import Standardised
 
 #: What files of other kinds hold, and what reads them.
@@ -105,6 +106,10 @@ class ModelFiles(Standardised, ModelHubMixin):
 
     def _save_pretrained(self, save_directory: Path) -> None:
         self.write(save_directory)
+
+    def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
+        """Return the card that ``save_pretrained`` and ``push_to_hub`` write, unless there is one."""
+        return ModelCard(model_card(self))
 
     @classmethod
     def from_pretrained(  # type: ignore[override]

@@ -21,7 +21,6 @@ from PIL import Image
 
 from arcsm import AutoregressiveModel
 from arcsm.cli.fitted_tables import FittedTable
-from arcsm.cli.web.components import as_markdown
 from arcsm.cli.web.guard import check_host
 from arcsm.cli.web.page import build, serving
 from small_fitted_tables import NAMES, fitted_table
@@ -130,10 +129,6 @@ def test_building_a_page_causes_no_warning(make_model: Callable[[], Autoregressi
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         build(make_model(), "tiny")
-
-
-def test_names_show_as_they_are_in_markdown() -> None:
-    assert as_markdown("_a_ <b> *c* 年齢") == r"\_a\_ \<b\> \*c\* 年齢"
 
 
 @pytest.fixture

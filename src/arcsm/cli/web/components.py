@@ -3,9 +3,7 @@
 import functools
 import html
 import os
-import re
 import shutil
-import string
 import tempfile
 from collections import deque
 from collections.abc import Callable
@@ -14,11 +12,6 @@ from threading import Lock
 from typing import Any
 
 _MOST_DOWNLOADS = 8  # that the page keeps, besides the copies of Gradio
-
-
-def as_markdown(text: str) -> str:
-    """Escape the characters of a text that have a meaning in Markdown."""
-    return re.sub(f"([{re.escape(string.punctuation)}])", r"\\\1", text)
 
 
 def seed_of(number: float | None) -> int:

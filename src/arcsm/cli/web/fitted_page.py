@@ -5,7 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from arcsm.cli.web.components import Downloads, as_markdown, seed_of, show_errors
+from arcsm._runtime.markup import as_markdown
+from arcsm.cli.web.components import Downloads, seed_of, show_errors
 from arcsm.cli.web.fitted import MAX_DRAWS, MAX_PANELS, FittedTableExplorer, shown
 from arcsm.cli.web.uploads import uploaded_only
 

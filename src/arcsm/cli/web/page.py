@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
+from arcsm._runtime.markup import as_markdown
 from arcsm.cli.console import show
 from arcsm.cli.fitted_tables import FittedTable
-from arcsm.cli.web.components import as_markdown, seed_of, show_errors
+from arcsm.cli.web.components import seed_of, show_errors
 from arcsm.cli.web.fitted import FittedTableExplorer
 from arcsm.cli.web.fitted_page import fitted_page
 from arcsm.cli.web.guard import Guard, check_host

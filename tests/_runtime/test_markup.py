@@ -1,0 +1,23 @@
+"""Names as Markdown, and cards beside files: names are never markup, and what somebody wrote is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from arcsm._runtime.markup import as_markdown, listed, write_card
+
+
+def test_names_show_as_they_are_in_markdown() -> None:
+    assert as_markdown("_a_ <b> *c* 年齢") == r"\_a\_ \<b\> \*c\* 年齢"
+    assert listed(["a\n# b", 3]) == r"a\\n\# b, 3"
+    assert listed(range(1_022)).endswith("18, 19 and 1,002 more")
+
+
+def test_a_card_replaces_its_like_alone(tmp_path: Path) -> None:
+    card = tmp_path / "README.md"
+    write_card(tmp_path, "first")
+    write_card(tmp_path, "second")
+    assert card.read_text(encoding="utf-8").endswith("second")
+    card.write_text("ours", encoding="utf-8")
+    write_card(tmp_path, "third")
+    assert card.read_text(encoding="utf-8") == "ours"
