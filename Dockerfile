@@ -3,7 +3,11 @@
 #   docker build --tag arcsm .
 #   docker run --rm --publish 127.0.0.1:7860:7860 --volume "$PWD/model:/model:ro" arcsm
 #
-# Other commands see a folder: docker run --rm --volume "$PWD:/data" --workdir /data arcsm detect normal.csv new.csv
+# Other commands work in this folder, as yourself:
+#
+#   docker run --rm --no-healthcheck --user "$(id -u):$(id -g)" --env HOME=/tmp --volume "$PWD:/data" --workdir /data \
+#     arcsm detect normal.csv new.csv --out scores.csv
+#
 # Smaller, without CUDA: pass pip an index of CPU builds of torch by --build-arg PIP_EXTRA_INDEX_URL=...
 FROM python:3.12-slim AS build
 ARG PIP_EXTRA_INDEX_URL=

@@ -116,9 +116,23 @@ def test_the_card_of_a_model_shows_names_as_they_are_and_is_not_replaced(tmp_pat
     assert r"Columns: \<b\>, \# c\\n\- d, e, f." in text
     assert r"note: \<script\>." in text
     assert "Origin and licence: Not recorded." in text
+    model.metadata = {"distillation": {"kl": {"mean": 10**400, "standard_error": "x"}}}
+    model.save_pretrained(tmp_path)
+    assert "script" not in card.read_text(encoding="utf-8")
     card.write_text("ours", encoding="utf-8")
     model.save_pretrained(tmp_path)
     assert card.read_text(encoding="utf-8") == "ours"
+
+
+def test_the_card_of_a_model_says_what_it_is_given_and_takes_entries() -> None:
+    context = MADE(4, 4, (8,), condition_features=2, classes=3)
+    model = AutoregressiveModel(context, ScoreHead(4, (8,)))
+    card = str(model.generate_model_card(license="mit", tags=["tables"]))
+    assert "license: mit\n" in card
+    assert "- tables\n" in card
+    assert "given one of 3 classes and 2 numbers" in card
+    assert "model.log_prob(x, condition=c)" in card
+    assert "plus noise" not in card
 
 
 @pytest.mark.parametrize("shape", [["", 2, 2], [10**400, 2, 2], [1e308, 2, 2], "abc", [-1, -2, 2], [], {}, 4])

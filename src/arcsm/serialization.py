@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from arcsm._runtime.files import FilePath, atomic_path, write_text
+from arcsm._runtime.markup import remove_card
 from arcsm.errors import all_finite, warn
 
 #: Version of the header's layout; files of a later version are rejected.
@@ -160,6 +161,7 @@ def save_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], path:
     write_tensors(file, tensors, config)
     if (folder := folder_of(path)) is not None:
         write_text(folder / CONFIG_NAME, _dump(config, indent=2) + "\n")
+        remove_card(folder)  # of what was there before
 
 
 def read_module(path: FilePath) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from arcsm._runtime.markup import as_markdown, listed, write_card
+import pytest
+
+from arcsm._runtime.markup import as_markdown, listed, remove_card, write_card
 
 
 def test_names_show_as_they_are_in_markdown() -> None:
     assert as_markdown("_a_ <b> *c* 年齢") == r"\_a\_ \<b\> \*c\* 年齢"
     assert listed(["a\n# b", 3]) == r"a\\n\# b, 3"
+    assert listed([" "]) == r"\' \'"
     assert listed(range(1_022)).endswith("18, 19 and 1,002 more")
 
 
@@ -21,3 +24,14 @@ def test_a_card_replaces_its_like_alone(tmp_path: Path) -> None:
     card.write_text("ours", encoding="utf-8")
     write_card(tmp_path, "third")
     assert card.read_text(encoding="utf-8") == "ours"
+    remove_card(tmp_path)
+    assert card.exists()
+
+
+def test_a_card_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "README.md").mkdir()
+    write_card(tmp_path, "text")
+    assert (tmp_path / "README.md").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="cannot be written"):
+        write_card(tmp_path / "file", "text")

@@ -58,6 +58,10 @@ def test_a_loaded_density_gives_the_same_answers(table: pd.DataFrame, tmp_path: 
     card = (tmp_path / "density" / "README.md").read_text(encoding="utf-8")
     assert "# A fitted ScoreDensity" in card
     assert "- categorical: city\n" in card
+    arcsm.save(arcsm.AutoregressiveModel(arcsm.MADE(2, 4, (8,)), arcsm.ScoreHead(4, (8,))), tmp_path / "density")
+    assert not (tmp_path / "density" / "README.md").exists()  # it would describe another model
+    density.save(tmp_path / "density")
+    assert (tmp_path / "density" / "README.md").read_text(encoding="utf-8") == card
     settings = json.loads((tmp_path / "density" / "config.json").read_text())
     assert settings["estimator"]["parameters"]["max_steps"] == 2
 

@@ -120,6 +120,8 @@ def test_a_gap_that_trees_have_not_seen_leaves_no_prediction() -> None:
     forest = Forest.grow(Columns.infer(x).kinds, x, y, seed=0)
     new = np.array([[np.nan, 0.0, 0.0], [0.0, np.nan, 0.0], [0.0, 0.0, 0.0]])
     assert np.isnan(forest.predict(new)).tolist() == [[False, False], [True, True], [False, False]]
+    x[:, 1] = 1.0  # which tells nothing
+    assert np.isfinite(Forest.grow(Columns.infer(x[:, [0, 2]]).kinds[:1] * 3, x, y, seed=0).predict(new)).all()
 
 
 def test_a_column_without_values_is_no_feature() -> None:

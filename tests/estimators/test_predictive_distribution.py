@@ -131,10 +131,10 @@ def test_probabilities_of_discrete_targets_add_up_to_one() -> None:
 @pytest.mark.parametrize("name", ["linear", "spiked", "few"])
 def test_densities_are_those_of_the_parallel_pass(name: str) -> None:
     regressor, (x, y) = fitted(name), targets(name, 40, seed=2)
-    joint = regressor._joint  # private: the model of the table of features and target
-    expected = joint._contributions(*joint._separate(joint.columns_.encode(np.column_stack([x, y]))))[
-        0, :, 1
-    ]  # the target comes last
+    joint = regressor._joint  # private: the model of the table of features, hints and target
+    hints = joint._hints_of(regressor.columns_.encode(x))
+    numbers = np.column_stack([regressor.columns_.encode(x), hints, joint.columns_.kinds[-1].encode(y)])
+    expected = joint._contributions(*joint._separate(numbers))[0, :, -1]  # the target comes last
     np.testing.assert_allclose(regressor.predict_distribution(x).log_pdf(y), expected, atol=1e-6)
 
 

@@ -12,7 +12,7 @@ from sklearn.utils.validation import validate_data
 
 from arcsm.data.arrays import without_mask
 from arcsm.errors import is_no_number
-from arcsm.estimators.card import estimator_card, facts_of
+from arcsm.estimators.card import estimator_card
 from arcsm.estimators.checks import check_numbers, check_same_columns, checked_frame
 from arcsm.estimators.column_types import Grid
 from arcsm.estimators.continua import Continuous
@@ -49,8 +49,20 @@ class TableEstimator(EstimatorFiles):
     def _card(self) -> str:
         name = type(self).__name__
         module = "arcsm.estimators" if type(self).__module__.startswith("arcsm.") else type(self).__module__
-        use = f'from {module} import {name}\n\n{name}.load("this folder")'
-        return estimator_card(f"A fitted {name}", facts_of(self), self.columns_.names_by_type(), use)
+        use = f'{name}.load("this folder")'
+        if module != "__main__":
+            use = f"from {module} import {name}\n\n{use}"
+        return estimator_card(f"A fitted {name}", self._facts(), self.columns_.names_by_type(), use)
+
+    def _models(self) -> list[Any]:
+        """Return the fitted table models."""
+        model = getattr(self, "model_", None)
+        return [] if model is None else [model]
+
+    def _facts(self) -> list[str]:
+        """Return lines of the card that say what the estimator holds."""
+        weights = sum(weight.numel() for model in self._models() for weight in model.model.parameters())
+        return [f"{len(self.columns_.kinds)} columns", f"{weights:,} weights"]
 
     @staticmethod
     def _check_fit_arguments(arguments: Collection[str]) -> None:

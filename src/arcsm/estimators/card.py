@@ -1,7 +1,6 @@
 """The card of fitted estimators: what they were fitted to, what their files hold, and where their limits are."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from arcsm._runtime.markup import as_markdown, listed
 from arcsm._runtime.terminal import printable
@@ -33,24 +32,18 @@ def estimator_card(title: str, facts: Sequence[str], names: Mapping[str, Sequenc
 {columns}
 ## Quality
 
-Not recorded. Score rows that were not fitted, or look at the report of a command, before you rely on it.
+Not recorded. Try rows that were not fitted before you rely on it; the reports of `arcsm detect` and `arcsm synthesize`
+help.
 
 ## Limits
 
 - It describes rows like the fitted ones. A low density alone does not make a row wrong.
 - Conditionals of few rows are drawn towards those of all rows, and sharp edges are blurred.
-- Columns that stand for groups of people, or for something close to them, affect what is filled, drawn and predicted.
+- Columns that stand for groups of people, or for something close to them, affect all results.
 
 ## What the files hold
 
-Weights, and values of the table: names of columns, all categories, ranges, the numbers of columns in which some recur,
-scores of fitted rows, and targets of a regression. Do not share the files if these are secret. Reading them never runs
-code.
+Weights, and values of the table: names of columns, all categories and labels, ranges, and the numbers of columns in
+which some recur; of a detector also scores of fitted rows, and of a regressor targets. Do not share the files if these
+are secret. Reading them never runs code.
 """
-
-
-def facts_of(estimator: Any) -> list[str]:
-    """Return lines that say what an estimator holds."""
-    columns, model = estimator.columns_, getattr(estimator, "model_", None)
-    weights = 0 if model is None else sum(parameter.numel() for parameter in model.model.parameters())
-    return [columns.describe(), f"{weights:,} weights"]

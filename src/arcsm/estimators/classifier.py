@@ -24,7 +24,7 @@ class ScoreClassifier(ClassifierMixin, TargetEstimator):
 
     Arguments:
         n_estimators: Number of models whose probabilities are averaged. They hold out different rows. ``"auto"``: three
-            for less than 1,000 rows, where a single one depends much on these, else one.
+            for fewer than 1,000 rows, where a single one depends much on these, else one.
         validation_fraction: As in :class:`ScoreDensity`, like all other arguments.
 
     Attributes:

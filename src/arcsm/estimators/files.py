@@ -65,7 +65,7 @@ class EstimatorFiles(BaseEstimator):
         stored(cls)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the fitted estimator to a ``.safetensors`` file, or to a folder, with a readable copy of its settings.
+        """Write the fitted estimator to a ``.safetensors`` file, or to a folder with a readable copy of its settings.
 
         A folder also gets a card, ``README.md``, which says what the estimator was fitted to and what its limits are.
 
@@ -77,9 +77,11 @@ class EstimatorFiles(BaseEstimator):
             sklearn.exceptions.NotFittedError: If it is not fitted.
         """
         check_is_fitted(self)
+        folder = serialization.folder_of(path)
+        card = "" if folder is None else self._card()
         save_stored(self, path)
-        if (folder := serialization.folder_of(path)) is not None:
-            write_card(folder, self._card())
+        if folder is not None:
+            write_card(folder, card)
 
     def _card(self) -> str:
         """Return the card of the fitted estimator, as Markdown."""

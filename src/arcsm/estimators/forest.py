@@ -43,7 +43,7 @@ class Forest:
 
     Attributes:
         lowest: What a missing number of each column counts as, ``(D,)``.
-        has_gaps: Which columns may have gaps, ``(D,)``.
+        has_gaps: Which columns may have gaps, ``(D,)``: those that had some, or a single value.
         levels: Number of indicators of each column, 0 for a number.
         roots: The first node of each tree.
         features: The feature that each node compares, -1 in a leaf, ``(K,)``.
@@ -67,7 +67,8 @@ class Forest:
         lowest = np.array([_of_gaps(column[~np.isnan(column)]) for column in x.T])
         levels = tuple(map(_indicators, kinds))
         features = _features(x, lowest, levels)
-        has_gaps = np.isnan(x).mean(0) >= _MIN_SHARE_OF_GAPS
+        is_constant = np.array([len(np.unique(column[~np.isnan(column)])) < 2 for column in x.T])
+        has_gaps = (np.isnan(x).mean(0) >= _MIN_SHARE_OF_GAPS) | is_constant
         share = min(1.0, _MAX_ROWS / len(x))
         trees = min(max(round(_LEAVES / (share * len(x))), _LEAST_TREES), most_trees)
         grown = ExtraTreesRegressor(

@@ -49,7 +49,7 @@ class HintedDensity(DensityEstimator):
         predicted[held_out] = Forest.grow(kinds, x[train], y[train], seed).predict(x[held_out])  # as new rows are
         predicted[train] = unseen = _out_of_fold(kinds, x[train], y[train], seed)
         known = unseen[~np.isnan(unseen).any(1)]
-        if not len(known):
+        if len(known) < _MIN_ROWS // 2:
             return numbers, train, held_out, seed
         self._forest, self._count = Forest.grow(kinds, x, y, seed), targets
         self.columns_ = self.columns_.with_numbers(first, "hint", [_kind(hints) for hints in known.T])
@@ -62,19 +62,21 @@ class HintedDensity(DensityEstimator):
             return numbers
         modelled, first = self.columns_.modelled, numbers.shape[1] - self._hints
         rows = self._clip_modelled(numbers[self.held_out_rows_[:_MAX_HELD_OUT]])
-        without = rows.clone()
-        without[:, [m for m, d in enumerate(modelled) if first - self._hints <= d < first]] = torch.nan
+        hints = [m for m, d in enumerate(modelled) if first - self._hints <= d < first]
+        rows = rows[~rows[:, hints].isnan().any(1)]
+        without = rows.index_fill(1, torch.tensor(hints, dtype=torch.long), torch.nan)
         last = [m for m, d in enumerate(modelled) if d >= first]
         found = [float(self.model_.log_prob_of_last(one, last).mean()) for one in (rows, without)]
-        if found[0] < found[1]:
+        if not len(rows) or found[0] < found[1]:
             self._forest = None
         return numbers
 
     @classmethod
     def from_entries(cls, entries: Entries, reader: Reader) -> Self:
         found = super().from_entries(entries, reader)
-        forest, features = found._forest, len(found.columns_.kinds) - 2 * found._hints
-        if features < 0 or (forest is not None and (len(forest.levels), forest.targets) != (features, found._hints)):
+        forest, hints = found._forest, found._hints
+        features, of_forest = len(found.columns_.kinds) - 2 * hints, forest and (len(forest.levels), forest.targets)
+        if hints < 0 or features < 0 or (forest is not None and (not hints or of_forest != (features, hints))):
             raise ValueError("HintedDensity: expected a column for each feature, hint and target of the forest")
         return found
 

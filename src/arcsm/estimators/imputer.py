@@ -84,6 +84,9 @@ class ScoreImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):
         self._check_arguments()
         return self.density_.impute(X, estimate=self.estimate, draws=self.draws, random_state=self.random_state)  # type: ignore[arg-type]
 
+    def _models(self) -> list[Any]:
+        return self.density_._models()
+
     @property
     def columns_(self) -> Columns:  # type: ignore[override]
         """The inferred column types."""

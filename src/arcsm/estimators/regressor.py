@@ -122,6 +122,10 @@ class ScoreRegressor(RegressorMixin, TargetEstimator):
             raise ValueError(f"y: expected shape {predicted.shape}, got {targets.shape}")
         return float(predicted.log_pdf(targets).mean())
 
+    def _facts(self) -> list[str]:
+        forest = getattr(self._joint, "_forest", None)
+        return super()._facts() if forest is None else [*super()._facts(), f"{len(forest.roots)} trees"]
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True

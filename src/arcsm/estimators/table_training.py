@@ -258,17 +258,19 @@ class _Choice:
     def _compare(self, model: AutoregressiveModel) -> bool:
         """Keep the calibrated weights of a model, and its noise level, if they are the best so far.
 
-        Return whether they are worse than the best, with targets by more than noise.
+        Return whether they are no better than the best, and with targets, worse by more than noise.
         """
         self.candidate.model.load_state_dict(model.state_dict())
         self.calibrate(self.candidate.model)
         weights = {name: tensor.to("cpu", copy=True) for name, tensor in self.candidate.model.state_dict().items()}
         level, density = self._best_level()
-        tolerance = 0.0 if self.targets is None else _WORSE
-        is_worse = bool(self.weights) and density < self.density - tolerance
-        if not self.weights or density > self.density:
+        if math.isnan(density):
+            density = -math.inf
+        is_better = not self.weights or density > self.density
+        is_close = self.targets is not None and density >= self.density - _WORSE
+        if is_better:
             self.density, self.weights, self.candidate.level = density, weights, level
-        return is_worse
+        return not is_better and not is_close
 
     def _best_level(self) -> tuple[int, float]:
         candidate = self.candidate

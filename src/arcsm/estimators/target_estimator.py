@@ -49,6 +49,9 @@ class TargetEstimator(TableEstimator):
         else:
             self.columns_ = replace(known, kinds=known.kinds[:count], dtypes=None, names=None)
 
+    def _models(self) -> list[Any]:
+        return list(self._members)
+
     def _target(self, t: int) -> tuple[Column, int | None]:
         """Return the type of a target and its place among the columns of the model; ``None`` if it is constant."""
         d = len(self.columns_.kinds) + self._joint._hints + t

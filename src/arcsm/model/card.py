@@ -1,28 +1,37 @@
 """The card of a model: its parts, its data as far as they are known, and its limits."""
 
+import math
 from typing import Any
 
-from arcsm._runtime.markup import as_markdown, listed
+from arcsm._runtime.markup import CARD_MARK, as_markdown, listed
 from arcsm._runtime.terminal import printable
 from arcsm.data.metadata import grey_levels
 
-_TAGS = ("density-estimation", "score-matching", "autoregressive")
+TAGS = ("density-estimation", "score-matching", "autoregressive")
 _UNKNOWN = "Not recorded."
+_BLURRED = (
+    "- The density is that of the data plus noise of the smallest level: sharp edges and single values are blurred.\n"
+)
+_MAX_TEXT = 200  # characters of an entry of the metadata
 
 
-def model_card(model: Any) -> str:
-    """Return the card of an ``AutoregressiveModel`` as Markdown; names from its metadata are never markup."""
+def model_card(model: Any, header: str) -> str:
+    """Return the card of an ``AutoregressiveModel`` as Markdown; names from its metadata are never markup.
+
+    ``header`` is the YAML before it.
+    """
     count = sum(parameter.numel() for parameter in model.parameters())
-    tags = "".join(f"- {tag}\n" for tag in _TAGS)
+    given, more = _condition(model)
     return f"""\
 ---
-library_name: arcsm
-tags:
-{tags}---
+{header.strip()}
+---
 
+{CARD_MARK}
 # {_title(model)}
 
-A density as a product of one-dimensional conditionals: normalised likelihoods, distribution functions and samples.
+A density{given} as a product of one-dimensional conditionals: normalised likelihoods, distribution functions and
+samples.
 
 - Context: {type(model.context).__name__}, head: {type(model.head).__name__}, {count:,} weights.
 - {_noise(model)}
@@ -31,7 +40,7 @@ A density as a product of one-dimensional conditionals: normalised likelihoods, 
 from arcsm import AutoregressiveModel
 
 model = AutoregressiveModel.from_pretrained("this folder or repository")
-model.log_prob(x), model.cdf(x), model.sample(100)
+model.log_prob(x{more}), model.cdf(x{more}), model.sample(100{more})
 ```
 
 ## Data
@@ -45,15 +54,22 @@ model.log_prob(x), model.cdf(x), model.sample(100)
 ## Limits
 
 - The model describes data like those it was trained on. A low density alone does not make a value wrong.
-- With noise levels, the density is that of the data plus noise of the smallest one: sharp edges are blurred.
+{_BLURRED if model.noise is not None else ""}\
 - Density and samples can give away rare rows of the training data. There is no guarantee of privacy.
 """
+
+
+def _condition(model: Any) -> tuple[str, str]:
+    """Return what the density is given, in words and as an argument."""
+    size, classes = model.context.condition_features, model.context.classes
+    parts = [f"one of {classes:,} classes"] * (classes > 0) + [f"{size:,} numbers"] * (size > 0)
+    return (f" given {' and '.join(parts)}", ", condition=c") if parts else ("", "")
 
 
 def _title(model: Any) -> str:
     shape = model.metadata.get("image_shape")
     if shape is None:
-        return f"A density of {model.features:,} numbers"
+        return f"A density of {model.features:,} dimension{'s' if model.features > 1 else ''}"
     channels, height, width = shape
     return f"A density of images, {height} x {width} with {channels} channel{'s' if channels > 1 else ''}"
 
@@ -71,12 +87,13 @@ def _data(metadata: dict[str, Any]) -> str:
     if "columns" in metadata:
         found.append(f"Columns: {listed(metadata['columns'])}.")
     if "image_shape" in metadata:
-        found.append(f"Pixels have {grey_levels(metadata)} values.")
+        found.append(f"Each channel of a pixel has {grey_levels(metadata)} values.")
     known = {name: value for name, value in metadata.items() if name not in ("columns", "image_shape", "levels")}
     for name, value in known.items():
         if isinstance(value, str | bool | int | float):
-            found.append(f"{as_markdown(printable(name))}: {as_markdown(printable(value))}.")
-    found.append(f"Origin and licence: {_UNKNOWN}")
+            found.append(f"{as_markdown(printable(name)[:_MAX_TEXT])}: {as_markdown(printable(value)[:_MAX_TEXT])}.")
+    if known.keys().isdisjoint(("license", "licence", "source")):
+        found.append(f"Origin and licence: {_UNKNOWN}")
     return "\n\n".join(found)
 
 
@@ -84,6 +101,8 @@ def _quality(metadata: dict[str, Any]) -> str:
     report = metadata.get("distillation")
     try:
         kl, error = float(report["kl"]["mean"]), float(report["kl"]["standard_error"])  # type: ignore[index]
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, OverflowError):
+        kl = error = math.nan
+    if not math.isfinite(kl) or not math.isfinite(error):
         return f"{_UNKNOWN} `arcsm report` measures a run on its held-out rows."
     return f"The density lost {kl:.3g} +- {error:.1g} nats a row when it was distilled from another model."

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
-from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
+from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, hf_hub_download
 from torch import Tensor
 
 from arcsm import registry, serialization
@@ -16,7 +16,7 @@ from arcsm._runtime.devices import resolve_device
 from arcsm.contexts.condition_nets import net_config
 from arcsm.data.metadata import check_metadata
 from arcsm.heads import Head
-from arcsm.model.card import model_card
+from arcsm.model.card import TAGS, model_card
 from arcsm.model.standardisation import Standardised
 
 #: What files of other kinds hold, and what reads them.
@@ -107,9 +107,15 @@ class ModelFiles(Standardised, ModelHubMixin):
     def _save_pretrained(self, save_directory: Path) -> None:
         self.write(save_directory)
 
-    def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
-        """Return the card that ``save_pretrained`` and ``push_to_hub`` write, unless there is one."""
-        return ModelCard(model_card(self))
+    def generate_model_card(self, *_: Any, **entries: Any) -> ModelCard:
+        """Return the card of the model, with further entries, such as ``license="mit"``, in its header.
+
+        ``save_pretrained`` writes it unless somebody has written one; ``push_to_hub`` always does.
+        """
+        known = self._hub_mixin_info.model_card_data.to_dict()
+        tags = list(dict.fromkeys([*(known.pop("tags", None) or []), *(entries.pop("tags", None) or []), *TAGS]))
+        data = ModelCardData(**{**known, "library_name": "arcsm", **entries, "tags": tags})
+        return ModelCard(model_card(self, data.to_yaml()))
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
