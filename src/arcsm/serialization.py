@@ -16,8 +16,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from arcsm._runtime.cards import remove_card
 from arcsm._runtime.files import FilePath, atomic_path, write_text
-from arcsm._runtime.markup import remove_card
 from arcsm.errors import all_finite, warn
 
 #: Version of the header's layout; files of a later version are rejected.

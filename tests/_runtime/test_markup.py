@@ -1,12 +1,8 @@
-"""Names as Markdown, and cards beside files: names are never markup, and what somebody wrote is kept."""
+"""Names as Markdown: they show as they are and are never markup."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-
-from arcsm._runtime.markup import as_markdown, listed, remove_card, write_card
+from arcsm._runtime.markup import as_markdown, listed
 
 
 def test_names_show_as_they_are_in_markdown() -> None:
@@ -14,24 +10,3 @@ def test_names_show_as_they_are_in_markdown() -> None:
     assert listed(["a\n# b", 3]) == r"a\\n\# b, 3"
     assert listed([" "]) == r"\' \'"
     assert listed(range(1_022)).endswith("18, 19 and 1,002 more")
-
-
-def test_a_card_replaces_its_like_alone(tmp_path: Path) -> None:
-    card = tmp_path / "README.md"
-    write_card(tmp_path, "first")
-    write_card(tmp_path, "second")
-    assert card.read_text(encoding="utf-8").endswith("second")
-    card.write_text("ours", encoding="utf-8")
-    write_card(tmp_path, "third")
-    assert card.read_text(encoding="utf-8") == "ours"
-    remove_card(tmp_path)
-    assert card.exists()
-
-
-def test_a_card_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
-    (tmp_path / "README.md").mkdir()
-    write_card(tmp_path, "text")
-    assert (tmp_path / "README.md").is_dir()
-    (tmp_path / "file").write_text("")
-    with pytest.warns(UserWarning, match="cannot be written"):
-        write_card(tmp_path / "file", "text")

@@ -62,10 +62,10 @@ def test_hints_need_features_and_targets_that_vary(monkeypatch: pytest.MonkeyPat
     use_small_models(monkeypatch)
     x, y = targets("linear", 60)
     for features, target in ((np.ones_like(x), y), (x, np.ones_like(y))):
-        assert ScoreRegressor(**QUICK).fit(features, target)._joint._hints == 0
+        assert ScoreRegressor(**QUICK).fit(features, target)._joint._hint_count == 0
     x, y = targets("linear", 120)
     both = ScoreRegressor(**QUICK).fit(x, np.stack([y, np.ones_like(y)], 1))
-    assert both._joint._hints == 2
+    assert both._joint._hint_count == 2
     assert both.predict(x)[:, 1].tolist() == [1.0] * 120
 
 
@@ -94,7 +94,7 @@ def test_hints_that_do_not_help_held_out_rows_are_dropped(tmp_path: Path, monkey
     monkeypatch.setattr(Forest, "predict", lambda self, x: np.random.default_rng(0).normal(size=(len(x), 1)))
     x, y = targets("linear", 150)
     regressor = ScoreRegressor(**{**QUICK, "max_steps": 150}).fit(x, y)
-    assert regressor._joint._hints == 1
+    assert regressor._joint._hint_count == 1
     assert regressor._joint._forest is None  # type: ignore[attr-defined]
     monkeypatch.undo()
     regressor.save(tmp_path / "r.safetensors")

@@ -8,7 +8,7 @@ from typing import Self
 import pandas as pd
 
 from arcsm import serialization
-from arcsm._runtime.markup import write_card
+from arcsm._runtime.cards import write_card
 from arcsm._runtime.terminal import printable
 from arcsm.cli.kinds import TABLE_KIND
 from arcsm.cli.table_inputs import TableInput

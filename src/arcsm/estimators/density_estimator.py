@@ -46,6 +46,7 @@ class DensityEstimator(TableEstimator):
     model_: TableModel | None
     held_out_rows_: Rows
     _native: FrameKind | None
+    _hint_count: int  # of columns right before the targets that are not in the table; see HintedDensity
     _rules = NumberRules(most=100)  # of all columns; features and targets have the default ones
     _smooth = False  # see TableConfig.for_table; also leaves slopes of numeric columns, and spikes, out of the density
 
@@ -57,6 +58,7 @@ class DensityEstimator(TableEstimator):
         """Infer the columns; return encoded rows ``(N, D)``, indices of training and held-out rows, and a seed."""
         table = self._validated(X, reset=True)
         self._native = FrameKind(X[:0]) if is_native(X) else None
+        self._hint_count = 0
         check_training_rows(table, X)
         self.columns_ = Columns.infer(table, self._rules if targets is None else DEFAULT_RULES)
         numbers = self.columns_.encode(table)
@@ -92,7 +94,7 @@ class DensityEstimator(TableEstimator):
                 self.columns_ = self.columns_.with_room([self.columns_.modelled[m] for m in extended])
                 model_columns = self.columns_.in_model(spikes=not self._smooth)
             model_columns = model_columns.with_rough_levels(modelled[train])
-            hints = [m for m, d in enumerate(self.columns_.modelled) if first - self._hints <= d < first]
+            hints = [m for m, d in enumerate(self.columns_.modelled) if first - self._hint_count <= d < first]
             self.model_ = train_table_model(
                 modelled[train], modelled[held_out], model_columns, lines, configs, seed,
                 str(resolve_device(self.device)), bool(self.verbose), choose_level=not self._smooth,
@@ -100,11 +102,6 @@ class DensityEstimator(TableEstimator):
             )  # fmt: skip
             self.config_ = self.model_.config
         return numbers
-
-    @property
-    def _hints(self) -> int:
-        """Number of columns right before the targets that were not in the table; see :class:`HintedDensity`."""
-        return 0
 
     def _hints_of(self, features: Array) -> Array:
         """Return the numbers of the hints ``(N, H)``, from those of the features ``(N, D)``."""

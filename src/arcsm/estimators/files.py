@@ -9,8 +9,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from arcsm import serialization
+from arcsm._runtime.cards import write_card
 from arcsm._runtime.devices import resolve_device
-from arcsm._runtime.markup import write_card
 from arcsm._version import __version__
 from arcsm.model import AutoregressiveModel
 from arcsm.stored_values import Entries, Reader, Writer, is_a, register_kind, stored

@@ -12,8 +12,8 @@ from sklearn.ensemble import ExtraTreesRegressor
 from arcsm.estimators.column_types import Array, Categories, Column
 from arcsm.stored_values import stored
 
-MOST_TREES, _LEAST_TREES = 200, 100
-_LEAVES = 250_000  # of all trees, about
+_MOST_TREES, _LEAST_TREES = 200, 100
+_ROWS_OF_ALL_TREES = 250_000  # about, which bounds the leaves
 _MAX_ROWS = 5_000  # of a tree
 _SHARE_OF_FEATURES, _MAX_TRIED = 0.5, 16  # features that a node tries
 _MAX_DEPTH = 64
@@ -62,7 +62,7 @@ class Forest:
     values: NDArray[np.float32]
 
     @classmethod
-    def grow(cls, kinds: Sequence[Column], x: Array, y: Array, seed: int, most_trees: int = MOST_TREES) -> Self:
+    def grow(cls, kinds: Sequence[Column], x: Array, y: Array, seed: int, most_trees: int = _MOST_TREES) -> Self:
         """Grow a forest on rows ``(N, D)`` of columns of these types and their targets ``(N, T)``."""
         lowest = np.array([_of_gaps(column[~np.isnan(column)]) for column in x.T])
         levels = tuple(map(_indicators, kinds))
@@ -70,7 +70,7 @@ class Forest:
         is_constant = np.array([len(np.unique(column[~np.isnan(column)])) < 2 for column in x.T])
         has_gaps = (np.isnan(x).mean(0) >= _MIN_SHARE_OF_GAPS) | is_constant
         share = min(1.0, _MAX_ROWS / len(x))
-        trees = min(max(round(_LEAVES / (share * len(x))), _LEAST_TREES), most_trees)
+        trees = min(max(round(_ROWS_OF_ALL_TREES / (share * len(x))), _LEAST_TREES), most_trees)
         grown = ExtraTreesRegressor(
             trees, max_features=min(max(1, int(_SHARE_OF_FEATURES * features.shape[1])), _MAX_TRIED),
             max_depth=_MAX_DEPTH, bootstrap=True, max_samples=share, n_jobs=torch.get_num_threads(), random_state=seed,

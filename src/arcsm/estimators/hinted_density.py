@@ -33,36 +33,37 @@ class HintedDensity(DensityEstimator):
         Stacked generalization (Wolpert, 1992)
     """
 
-    _forest: Forest | None  # `None` if no hint is given
-    _count: int  # of hints
+    _forest: Forest | None  # `None` if no row is given a hint
 
     def _prepare(self, X: Any, targets: int | None = None) -> tuple[Array, Rows, Rows, int]:
         """Also grow the forest, and insert columns of its predictions before the targets."""
         assert targets is not None
         numbers, train, held_out, seed = super()._prepare(X, targets)
-        self._forest, self._count = None, 0
+        self._forest = None
         first, modelled = numbers.shape[1] - targets, self.columns_.modelled
-        if len(numbers) < _MIN_ROWS or not modelled or modelled[0] >= first or modelled[-1] < first:
-            return numbers, train, held_out, seed
         x, y, kinds = numbers[:, :first], numbers[:, first:], self.columns_.kinds[:first]
-        predicted = np.empty_like(y)
-        predicted[held_out] = Forest.grow(kinds, x[train], y[train], seed).predict(x[held_out])  # as new rows are
-        predicted[train] = unseen = _out_of_fold(kinds, x[train], y[train], seed)
-        known = unseen[~np.isnan(unseen).any(1)]
-        if len(known) < _MIN_ROWS // 2:
-            return numbers, train, held_out, seed
-        self._forest, self._count = Forest.grow(kinds, x, y, seed), targets
-        self.columns_ = self.columns_.with_numbers(first, "hint", [_kind(hints) for hints in known.T])
-        return np.concatenate([x, self._encoded(predicted), y], 1), train, held_out, seed
+        has_both = bool(modelled) and modelled[0] < first <= modelled[-1]  # features and targets that vary
+        if has_both and len(numbers) >= _MIN_ROWS:
+            predicted = np.empty_like(y)
+            predicted[train] = _out_of_fold(kinds, x[train], y[train], seed)
+            predicted[held_out] = Forest.grow(kinds, x[train], y[train], seed).predict(x[held_out])  # as new rows are
+            known = train[~np.isnan(predicted[train]).any(1)]
+            if len(known) >= _MIN_ROWS // 2:
+                self._forest, self._hint_count = Forest.grow(kinds, x, y, seed), targets
+                self.columns_ = self.columns_.with_numbers(
+                    first, "hint", [_kind(hints) for hints in predicted[known].T]
+                )
+                numbers = np.concatenate([x, self._encoded(predicted), y], 1)
+        return numbers, train, held_out, seed
 
     def _fit_table(self, X: Any, targets: int | None = None) -> Array:
         """Also drop the forest if held-out targets are more likely without its hints."""
         numbers = super()._fit_table(X, targets)
         if self.model_ is None or self._forest is None:
             return numbers
-        modelled, first = self.columns_.modelled, numbers.shape[1] - self._hints
+        modelled, first = self.columns_.modelled, numbers.shape[1] - self._hint_count
         rows = self._clip_modelled(numbers[self.held_out_rows_[:_MAX_HELD_OUT]])
-        hints = [m for m, d in enumerate(modelled) if first - self._hints <= d < first]
+        hints = [m for m, d in enumerate(modelled) if first - self._hint_count <= d < first]
         rows = rows[~rows[:, hints].isnan().any(1)]
         without = rows.index_fill(1, torch.tensor(hints, dtype=torch.long), torch.nan)
         last = [m for m, d in enumerate(modelled) if d >= first]
@@ -74,19 +75,15 @@ class HintedDensity(DensityEstimator):
     @classmethod
     def from_entries(cls, entries: Entries, reader: Reader) -> Self:
         found = super().from_entries(entries, reader)
-        forest, hints = found._forest, found._hints
+        forest, hints = found._forest, found._hint_count
         features, of_forest = len(found.columns_.kinds) - 2 * hints, forest and (len(forest.levels), forest.targets)
         if hints < 0 or features < 0 or (forest is not None and (not hints or of_forest != (features, hints))):
             raise ValueError("HintedDensity: expected a column for each feature, hint and target of the forest")
         return found
 
-    @property
-    def _hints(self) -> int:
-        return self._count
-
     def _hints_of(self, features: Array) -> Array:
         if self._forest is None:
-            return np.full((len(features), self._hints), np.nan)
+            return np.full((len(features), self._hint_count), np.nan)
         return self._encoded(self._forest.predict(features))
 
     def _encoded(self, predicted: Array) -> Array:

@@ -1,6 +1,5 @@
 """An outlier detector for tables with scikit-learn's interface, which explains its scores by column."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, Self
@@ -18,13 +17,14 @@ from arcsm._runtime.progress import track
 from arcsm._runtime.sizes import check_size
 from arcsm.errors import warn
 from arcsm.estimators.column_inference import NumberRules
-from arcsm.estimators.column_types import Array, Categories
+from arcsm.estimators.column_types import Array
 from arcsm.estimators.counterfactuals import ConditionalsByPlace, best_changes, frame_of_changes, known_places
 from arcsm.estimators.density_estimator import DensityEstimator
 from arcsm.estimators.false_discoveries import selection_threshold
+from arcsm.estimators.interval_calibration import IntervalCalibration
 from arcsm.estimators.native_frames import is_native, to_native
 from arcsm.estimators.table_distillation import distilled_table
-from arcsm.estimators.value_conditionals import NODES, ValueConditional, value_conditionals
+from arcsm.estimators.value_conditionals import ValueConditional, value_conditionals
 from arcsm.estimators.value_limits import ValueLimits
 from arcsm.training.distillation import DistilConfig
 
@@ -32,10 +32,6 @@ Given = Literal["before", "others"]
 _MAX_REFERENCE_ROWS = 5_000
 _RARELY_KNOWN_ROWS = 100  # of a column that those leave out
 _FLAGGED = 0.1  # of the held-out rows
-_MIN_CALIBRATION_ROWS = 10  # held-out values of a column that calibrate the expected ones
-_CALIBRATION_VALUES, _RANKED_VALUES = 10_000, 1_200  # most of all columns: the latter take longer
-_REPEATED = 0.05  # share of the most frequent value of a column from which on its values are ranked
-_MOST_CENTRAL = 1.0 - 1e-6  # probability of an expected interval
 
 
 class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
@@ -64,11 +60,7 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         fitted_scores_: Scores of the fitted rows, of at most 5,000 of them.
         held_out_scores_: Scores of the rows that calibrate the p-values, in ascending order: the held-out rows among
             them, or those of :meth:`calibrate`.
-        held_out_centrality_: For each modelled column, the probability :math:`|2 F(x) - 1|` of the central interval
-            that ends at a held-out value, given all others of its row, ``(n,)`` in ascending order; none in a
-            categorical column.
-        held_out_ranks_: The probability of numbers that are more likely than a held-out value, ``(n,)`` in ascending
-            order, by the place of each modelled column in which one value is frequent.
+        interval_calibration_: Where held-out values lie in their conditionals; it calibrates the expected intervals.
         median_contributions_: Median contribution of each column over the same rows.
         fitted_excess_: Contributions of the same rows minus the medians.
         limits_: The ranges of the modelled columns in the fitted rows, without gross errors.
@@ -90,8 +82,7 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
     fitted_scores_: Array
     fitted_excess_: Array
     held_out_scores_: Array
-    held_out_centrality_: list[Array]
-    held_out_ranks_: dict[int, Array]
+    interval_calibration_: IntervalCalibration
     offset_: float
     limits_: ValueLimits
     _smooth, _rules = True, NumberRules(few=2, most=2, map_grids=False)
@@ -145,11 +136,10 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
             self.fitted_scores_ = contributions[np.isin(scored, some)].sum(1)
             self.held_out_scores_ = np.sort(contributions[np.isin(scored, self.held_out_rows_)].sum(1))
             self.offset_ = self._threshold(self.contamination)
-            self.held_out_centrality_ = self._measure_centrality(modelled[self.held_out_rows_])
             kinds = [self.columns_.kinds[d] for d in self.columns_.modelled]
             self.limits_ = ValueLimits.of_training_rows(modelled.numpy(), kinds)
-            often = [m for m in self._columns_of_numbers() if _largest_share(modelled[:, m].numpy()) >= _REPEATED]
-            self.held_out_ranks_ = self._measure_ranks(modelled[self.held_out_rows_], often)
+            held_out = modelled[self.held_out_rows_]
+            self.interval_calibration_ = IntervalCalibration.measure(self.model_, self.limits_, modelled, held_out)
         return self
 
     def warn_of_training_rows(self) -> None:
@@ -159,46 +149,6 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
                 "all rows were fitted, so p-values are too small and more of the outliers than asked may be normal; "
                 "calibrate with other rows, or fit to more"
             )
-
-    def _columns_of_numbers(self) -> list[int]:
-        """Return the modelled columns that are not categorical."""
-        kinds = [self.columns_.kinds[d] for d in self.columns_.modelled]
-        return [m for m, kind in enumerate(kinds) if not isinstance(kind, Categories)]
-
-    def _measure_centrality(self, held_out: Tensor) -> list[Array]:
-        if self.model_ is None:
-            return []
-        found = self.model_.centrality(held_out[: _CALIBRATION_VALUES // held_out.shape[1]]).numpy()
-        found[:, [m for m in range(found.shape[1]) if m not in self._columns_of_numbers()]] = np.nan
-        return [np.sort(values[~np.isnan(values)]) for values in found.T]
-
-    def _measure_ranks(self, held_out: Tensor, often: list[int]) -> dict[int, Array]:
-        """Return the ranks of values in columns in which one value is frequent."""
-        if self.model_ is None or not often:
-            return {}
-        chosen = ~np.isnan(held_out[: _RANKED_VALUES // len(often)].numpy())
-        rows, columns = np.nonzero(chosen & np.isin(np.arange(held_out.shape[1]), often))
-        found = value_conditionals(self.model_, self.limits_, held_out, rows, columns) if len(rows) else []
-        ranks = np.array([conditional.rank for conditional in found])
-        return {m: np.sort(ranks[columns == m]) for m in often}
-
-    def central_share(self, m: int, share: float) -> float:
-        """Return the probability of the central intervals that hold a ``share`` of a column's held-out values.
-
-        The noise of the model widens the conditionals of related columns. Levels and columns with few held-out values
-        have the ``share`` itself.
-        """
-        return min(_calibrated(self.held_out_centrality_[m], share), _MOST_CENTRAL)
-
-    def likely_share(self, m: int, share: float) -> float:
-        """Return the probability of the most likely numbers that hold a ``share`` of a column's held-out values.
-
-        See :meth:`central_share`, with which it agrees unless some value is frequent.
-        """
-        ranks = self.held_out_ranks_.get(m, np.zeros(0))
-        if len(ranks) < _MIN_CALIBRATION_ROWS:
-            return self.central_share(m, share)
-        return min(_calibrated(ranks, share) + 1.0 / NODES, 1.0)  # a rank counts the likelier nodes alone
 
     def set_contamination(self, contamination: float | str) -> Self:
         """Move the threshold of :meth:`predict` to another fraction of the fitted rows, without fitting again."""
@@ -417,7 +367,7 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
             rows, columns = np.array([(row, self.columns_.modelled.index(d)) for row, d in varying]).T
             conditionals = value_conditionals(self.model_, self.limits_, modelled, rows, columns)
             for place, m, conditional in zip(varying, columns, conditionals, strict=True):
-                found[place] = replace(conditional, share=self.likely_share(int(m), share))
+                found[place] = replace(conditional, share=self.interval_calibration_.likely_share(int(m), share))
         return found
 
     def expected(self, X: Any, share: float = 0.9) -> tuple[Any, Any]:
@@ -439,7 +389,9 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
             raise ValueError(f"share: expected a number between 0 and 1, got {share}")
         bounds, limits = [], self.limits_.of_other_rows(modelled.numpy())
         with track("expected values", 2) as work:
-            shares = torch.tensor([self.central_share(m, share) for m in range(modelled.shape[1])])
+            shares = torch.tensor(
+                [self.interval_calibration_.central_share(m, share) for m in range(modelled.shape[1])]
+            )
             for u in work.over((0.5 * (1.0 - shares), 0.5 * (1.0 + shares))):
                 numbers = modelled if self.model_ is None else self.model_.quantiles(modelled, u)
                 rows = self.columns_.decode(np.clip(numbers.numpy(), *limits))
@@ -452,20 +404,6 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         return bounds[0], bounds[1]
 
 
-def _calibrated(values: Array, share: float) -> float:
-    """Return a probability that a new one is below with probability ``share``, from others in ascending order.
-
-    It is the ``share`` itself if these are few.
-
-    References:
-        A Gentle Introduction to Conformal Prediction (Angelopoulos and Bates, 2021), https://arxiv.org/abs/2107.07511
-    """
-    if len(values) < _MIN_CALIBRATION_ROWS:
-        return share
-    place = math.ceil((1 + len(values)) * share)
-    return float(values[place - 1]) if place <= len(values) else max(share, float(values[-1]))
-
-
 def _reference_rows(known: NDArray[np.bool_]) -> NDArray[np.intp]:
     """Return random rows that stand for all of ``known (N, D)``, in ascending order.
 
@@ -476,12 +414,6 @@ def _reference_rows(known: NDArray[np.bool_]) -> NDArray[np.intp]:
     for d in np.flatnonzero(~known[rows].any(0)):
         rows = np.append(rows, np.flatnonzero(known[:, d])[:_RARELY_KNOWN_ROWS])
     return np.unique(rows)
-
-
-def _largest_share(values: Array) -> float:
-    """Return the share of the known values ``(N,)`` that the most frequent one has."""
-    known = values[~np.isnan(values)]
-    return float(np.unique(known, return_counts=True)[1].max() / len(known)) if len(known) else 0.0
 
 
 def _check_contamination(contamination: Any) -> None:

@@ -258,7 +258,7 @@ class _Choice:
     def _compare(self, model: AutoregressiveModel) -> bool:
         """Keep the calibrated weights of a model, and its noise level, if they are the best so far.
 
-        Return whether they are no better than the best, and with targets, worse by more than noise.
+        Return whether they are worse than others before: if targets are predicted, by more than noise.
         """
         self.candidate.model.load_state_dict(model.state_dict())
         self.calibrate(self.candidate.model)
@@ -266,11 +266,11 @@ class _Choice:
         level, density = self._best_level()
         if math.isnan(density):
             density = -math.inf
-        is_better = not self.weights or density > self.density
-        is_close = self.targets is not None and density >= self.density - _WORSE
-        if is_better:
+        is_first, margin = not self.weights, 0.0 if self.targets is None else _WORSE
+        is_worse = not is_first and density <= self.density - margin
+        if is_first or density > self.density:
             self.density, self.weights, self.candidate.level = density, weights, level
-        return not is_better and not is_close
+        return is_worse
 
     def _best_level(self) -> tuple[int, float]:
         candidate = self.candidate

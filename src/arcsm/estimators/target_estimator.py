@@ -54,7 +54,7 @@ class TargetEstimator(TableEstimator):
 
     def _target(self, t: int) -> tuple[Column, int | None]:
         """Return the type of a target and its place among the columns of the model; ``None`` if it is constant."""
-        d = len(self.columns_.kinds) + self._joint._hints + t
+        d = len(self.columns_.kinds) + self._joint._hint_count + t
         modelled = self._joint.columns_.modelled
         return self._joint.columns_.kinds[d], modelled.index(d) if d in modelled else None
 

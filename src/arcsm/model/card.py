@@ -3,7 +3,8 @@
 import math
 from typing import Any
 
-from arcsm._runtime.markup import CARD_MARK, as_markdown, listed
+from arcsm._runtime.cards import CARD_MARK
+from arcsm._runtime.markup import as_markdown, listed
 from arcsm._runtime.terminal import printable
 from arcsm.data.metadata import grey_levels
 
