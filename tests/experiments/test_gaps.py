@@ -79,6 +79,16 @@ def test_the_score_of_draws_is_that_of_their_distribution_whatever_their_number(
     assert certain == {"rmse": 0.0, "error": None, "crps": 0.0, "coverage": None}
 
 
+@pytest.mark.parametrize("levels", [1, 2, 5])
+@pytest.mark.parametrize("n", [2, 20])
+def test_numbers_that_repeat_are_covered_as_often_as_others(levels: int, n: int) -> None:
+    random = np.random.default_rng(0)
+    truth = Table(0.1 * random.integers(levels, size=(20_000, 1)), ((),))
+    draws = 0.1 * random.integers(levels, size=(n, 20_000, 1))
+    found = quality(truth, np.ones_like(truth.values, dtype=bool), draws.mean(0), draws)
+    assert found["coverage"] == pytest.approx((n - 1.0) / (n + 1.0), abs=0.01)
+
+
 def test_the_score_of_names_is_their_probability_of_being_wrong_less_half_that_of_differing() -> None:
     random = np.random.default_rng(0)
     truth = Table((random.random((20_000, 1)) < 0.2).astype(float), (("no", "yes"),))

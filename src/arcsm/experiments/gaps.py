@@ -78,9 +78,9 @@ def quality(table: Table, hidden: NDArray[np.bool_], estimates: Array, draws: Ar
     Returns:
         Means over the columns, each weighted alike: ``rmse`` of numbers, in standard deviations (the root of the mean
         square); ``error``, the share of wrong names; ``crps`` of all columns, the continuous ranked probability score
-        in standard deviations, with the distance 1 of different names; ``coverage``, the share of hidden numbers from
-        the smallest to the largest of the ``n`` draws; (n - 1) / (n + 1) is expected of continuous numbers. ``None``
-        without such columns, and without draws.
+        in standard deviations, with the distance 1 of different names; ``coverage``, the share of hidden numbers that
+        rank neither first nor last among the ``n`` draws, of which (n - 1) / (n + 1) are expected. A number that some
+        draws equal has a random rank among these. ``None`` without such columns, and without draws.
     """
     squares, errors, scores, covered = list[float](), list[float](), list[float](), list[float]()
     for m in np.flatnonzero(hidden.any(0)):
@@ -94,13 +94,21 @@ def quality(table: Table, hidden: NDArray[np.bool_], estimates: Array, draws: Ar
         squares.append(float(np.square((found - truth) / unit).mean()))
         scores.append(_energy(np.abs(drawn - truth) / unit, _mean_distances(drawn) / unit))
         if len(draws) > 1:
-            covered.append(float(((drawn.min(0) <= truth) & (truth <= drawn.max(0))).mean()))
+            covered.append(_coverage((drawn - truth) / unit))
     return {
         "rmse": float(np.sqrt(np.mean(squares))) if squares else None,
         "error": float(np.mean(errors)) if errors else None,
         "crps": float(np.mean(scores)) if scores else None,
         "coverage": float(np.mean(covered)) if covered else None,
     }
+
+
+def _coverage(differences: Array) -> float:
+    """Return the share of numbers that rank neither first nor last among their draws, from ``(n, K)`` differences."""
+    near = 1e-9  # of a standard deviation: the same number
+    equal = 1.0 + (np.abs(differences) <= near).sum(0)
+    is_lowest, is_highest = (differences >= -near).all(0), (differences <= near).all(0)
+    return float(1.0 - (is_lowest / equal + is_highest / equal).mean())
 
 
 def _energy(to_truth: Array, among_draws: Array) -> float:
