@@ -79,8 +79,8 @@ def quality(table: Table, hidden: NDArray[np.bool_], estimates: Array, draws: Ar
         Means over the columns, each weighted alike: ``rmse`` of numbers, in standard deviations (the root of the mean
         square); ``error``, the share of wrong names; ``crps`` of all columns, the continuous ranked probability score
         in standard deviations, with the distance 1 of different names; ``coverage``, the share of hidden numbers that
-        rank neither first nor last among the ``n`` draws, of which (n - 1) / (n + 1) are expected. A number that some
-        draws equal has a random rank among these. ``None`` without such columns, and without draws.
+        rank neither first nor last among the ``n`` draws: (n - 1) / (n + 1) are expected. A number that some draws
+        equal has a random rank among these. ``None`` without such columns, and without draws.
     """
     squares, errors, scores, covered = list[float](), list[float](), list[float](), list[float]()
     for m in np.flatnonzero(hidden.any(0)):
