@@ -273,8 +273,16 @@ def test_few_values_off_a_grid_have_levels() -> None:
     assert isinstance(kind, Listed)
     np.testing.assert_array_equal(kind.decode(kind.encode(values)), values)
     assert kind.encode(np.array([0.5, np.nan, 99.0, np.inf]))[[0, 2, 3]].tolist() == [0.5, 5.5, 5.5]
+    between = kind.encode(0.5 * (np.unique(values)[1:] + np.unique(values)[:-1]))
+    assert kind.rounded(between).tolist() == between.tolist()
     table = pd.DataFrame({"x": values, "z": normal(800)})
     density = ScoreDensity(**QUICK).fit(table)
+    others = pd.DataFrame({"x": 0.5 * (np.unique(values)[1:] + np.unique(values)[:-1]), "z": 0.0})
+    np.testing.assert_allclose(density.score_samples(others, columns=["x"]), -np.log(802.0))
+    with pytest.warns(UserWarning, match="'x' has numbers far from its few values"):
+        density.impute(others.assign(z=np.nan))
+    regressor = ScoreRegressor(**QUICK).fit(table[["z"]], values)
+    np.testing.assert_allclose(regressor.predict_distribution(others[["z"]]).log_pdf(others["x"]), -np.log(802.0))
     assert set(density.sample(300)["x"]) <= set(values)
     masses = np.exp(density.score_samples(pd.DataFrame({"x": np.unique(values), "z": 0.0}), columns=["x"]))
     assert masses.sum() == pytest.approx(1.0 - 1.0 / 802.0, rel=1e-6)

@@ -105,7 +105,10 @@ class Column(ABC):
 
     def nearest(self, values: Array) -> Array:
         """Return the number of the nearest value that the column can have, for each value ``(N,)``; NaN for NaN."""
-        numbers = self.encode(values)
+        return self.rounded(self.encode(values))
+
+    def rounded(self, numbers: Array) -> Array:
+        """Return the numbers ``(*,)`` of the nearest steps, if the column has steps."""
         return np.rint(numbers) if self.discrete else numbers
 
     def allows(self, number: float, value: Any) -> bool:
@@ -350,6 +353,10 @@ class Listed(Grid):
         is_known = np.abs(numbers - known[nearest]) <= SAME_NUMBER * (1.0 + np.abs(known[nearest]))
         between = np.searchsorted(known, numbers) - 0.5
         return np.where(np.isnan(numbers), np.nan, np.where(is_known, nearest, between))
+
+    def rounded(self, numbers: Array) -> Array:
+        nearest = np.rint(numbers)
+        return np.where(np.abs(numbers - nearest) < 0.5, nearest, numbers)  # one between two levels stays
 
     def near_levels(self, numbers: Array) -> Array:
         return np.full_like(numbers, np.nan)  # one between two levels does not tell which is nearer

@@ -172,7 +172,7 @@ class Columns:
             if isinstance(kind, Categories):
                 found[found[:, d] >= len(kind.names), d] = np.nan
             elif isinstance(kind, Grid) and len(kind.level_numbers):
-                level = np.rint(found[:, d])
+                level = kind.rounded(found[:, d])
                 is_level = np.isin(level, kind.level_numbers)
                 found[:, d] = np.where(is_level, level, kind.near_levels(found[:, d]))
         return found
@@ -185,7 +185,7 @@ class Columns:
             if isinstance(kind, Categories) and (known >= len(kind.names)).any():
                 reason = "categories that no fitted row has"
             elif isinstance(kind, Grid) and len(kind.level_numbers):
-                unseen = np.setdiff1d(np.rint(known), kind.level_numbers)
+                unseen = np.setdiff1d(kind.rounded(known), kind.level_numbers)
                 if np.isnan(kind.near_levels(unseen)).any():
                     reason = "numbers far from its few values in the fitted rows"
             if reason is not None:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from sklearn.model_selection import KFold
 
+from arcsm._runtime.progress import track
 from arcsm.estimators.column_inference import fit_continuous
 from arcsm.estimators.column_types import Array, Column, Constant
 from arcsm.estimators.density_estimator import DensityEstimator, Rows
@@ -45,14 +46,17 @@ class HintedDensity(DensityEstimator):
         has_both = bool(modelled) and modelled[0] < first <= modelled[-1]  # features and targets that vary
         if has_both and len(numbers) >= _MIN_ROWS:
             predicted = np.empty_like(y)
-            predicted[train] = _out_of_fold(kinds, x[train], y[train], seed)
-            predicted[held_out] = Forest.grow(kinds, x[train], y[train], seed).predict(x[held_out])  # as new rows are
-            known = train[~np.isnan(predicted[train]).any(1)]
-            if len(known) >= _MIN_ROWS // 2:
-                self._forest, self._hint_count = Forest.grow(kinds, x, y, seed), targets
-                self.columns_ = self.columns_.with_numbers(
-                    first, "hint", [_kind(hints) for hints in predicted[known].T]
-                )
+            with track("growing trees", _FOLDS + 2, bool(self.verbose)) as work:
+                with work.part(_FOLDS):
+                    predicted[train] = _out_of_fold(kinds, x[train], y[train], seed)
+                with work.part(1):  # as new rows are predicted
+                    predicted[held_out] = Forest.grow(kinds, x[train], y[train], seed).predict(x[held_out])
+                known = train[~np.isnan(predicted[train]).any(1)]
+                if len(known) >= _MIN_ROWS // 2:
+                    self._forest, self._hint_count = Forest.grow(kinds, x, y, seed), targets
+            if self._forest is not None:
+                types = [_kind(hints) for hints in predicted[known].T]
+                self.columns_ = self.columns_.with_numbers(first, "hint", types)
                 numbers = np.concatenate([x, self._encoded(predicted), y], 1)
         return numbers, train, held_out, seed
 
@@ -100,9 +104,11 @@ def _out_of_fold(kinds: Sequence[Column], x: Array, y: Array, seed: int) -> Arra
     features, they are the mean of the others, which is the lower the higher the target is.
     """
     found = np.empty_like(y)
-    folds = KFold(min(_FOLDS if len(x) < _MANY_ROWS else _FOLDS_OF_MANY, len(x)), shuffle=True, random_state=seed)
-    for others, fold in folds.split(x):
-        found[fold] = Forest.grow(kinds, x[others], y[others], seed, _TREES_OF_FOLD).predict(x[fold])
+    count = min(_FOLDS if len(x) < _MANY_ROWS else _FOLDS_OF_MANY, len(x))
+    folds = KFold(count, shuffle=True, random_state=seed)
+    with track("growing trees", count) as work:
+        for others, fold in work.over(folds.split(x)):
+            found[fold] = Forest.grow(kinds, x[others], y[others], seed, _TREES_OF_FOLD).predict(x[fold])
     return found
 
 

@@ -162,6 +162,7 @@ class ModelColumns:
         place = torch.searchsorted(levels, number.contiguous()).clamp(max=len(levels) - 1)
         beyond = number - levels[-1]
         known = (levels[place] == number) | (beyond > 0.0) & (beyond < self._numbers_of_last_level(m))
+        known &= (numbers - number).abs() < 0.5  # half-way between two levels there is none
         return torch.where(known, place.to(numbers), torch.nan)
 
     def _nearest_level(self, m: int, numbers: Tensor) -> Tensor:

@@ -113,8 +113,7 @@ class ModelledTarget(TargetConditionals):
     def log_density(self, x: Tensor, y: Array) -> Array:
         numbers = self.encode(y.ravel())
         slopes = self.kind.log_slope(numbers)
-        numbers = np.rint(numbers) if self.kind.discrete else numbers
-        found = self._evaluate(x, numbers.reshape(y.shape), ColumnConditionals.log_prob)
+        found = self._evaluate(x, self.kind.rounded(numbers).reshape(y.shape), ColumnConditionals.log_prob)
         return found + slopes.reshape(y.shape)
 
     def _evaluate(self, x: Tensor, arguments: Array, function: ConditionalFunction) -> Array:
