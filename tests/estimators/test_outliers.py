@@ -16,7 +16,6 @@ from sklearn.metrics import roc_auc_score
 
 from arcsm.anomaly import Combination
 from arcsm.estimators import ScoreOutlierDetector, outliers, reasons
-from arcsm.estimators.interval_calibration import IntervalCalibration
 from small_tables import QUICK
 
 
@@ -175,14 +174,6 @@ def test_expected_intervals_of_closely_related_columns_have_their_coverage_and_w
     found = reasons.conditionals_by_place(detector, row, np.array([[1]]))
     [reason] = reasons.reasons(detector, row, np.array([[0.0, -9.0]]), found)
     assert reason.startswith("1: expected -0.")  # five standard deviations from 0
-
-
-def test_few_held_out_values_calibrate_nothing_and_a_large_share_is_never_made_smaller_by_them() -> None:
-    centrality = (np.linspace(0.1, 0.5, 9), np.linspace(0.0, 0.5, 51), np.full(20, 1.0))
-    calibration = IntervalCalibration(centrality, {})
-    assert [calibration.central_share(m, 0.5) for m in (0, 1)] == [0.5, 0.25]
-    assert calibration.central_share(1, 0.999) == 0.999
-    assert 0.999 < calibration.central_share(2, 0.9) < 1.0
 
 
 @pytest.mark.parametrize("columns", [0, -1])

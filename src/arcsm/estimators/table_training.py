@@ -258,7 +258,7 @@ class _Choice:
     def _compare(self, model: AutoregressiveModel) -> bool:
         """Keep the calibrated weights of a model, and its noise level, if they are the best so far.
 
-        Return whether they are worse than others before: if targets are predicted, by more than noise.
+        Return whether they are no better than others before or, if targets are predicted, worse by more than noise.
         """
         self.candidate.model.load_state_dict(model.state_dict())
         self.calibrate(self.candidate.model)

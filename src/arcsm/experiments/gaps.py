@@ -18,6 +18,7 @@ Mechanism = Literal["mcar", "mar", "mnar"]
 MECHANISMS: tuple[Mechanism, ...] = ("mcar", "mar", "mnar")
 _ALWAYS_KNOWN = 1.0 / 3.0  # of the columns, on which gaps of the others depend ("mar")
 _STEEPNESS = 2.0  # of the log odds of a gap, for each standard deviation of what it depends on
+_SAME_NUMBER = 1e-9  # standard deviations between a number and a draw that equals it
 _ROUNDS = 60  # of the bisection of an intercept
 
 
@@ -104,10 +105,9 @@ def quality(table: Table, hidden: NDArray[np.bool_], estimates: Array, draws: Ar
 
 
 def _coverage(differences: Array) -> float:
-    """Return the share of numbers that rank neither first nor last among their draws, from ``(n, K)`` differences."""
-    near = 1e-9  # of a standard deviation: the same number
-    equal = 1.0 + (np.abs(differences) <= near).sum(0)
-    is_lowest, is_highest = (differences >= -near).all(0), (differences <= near).all(0)
+    """Return the share of numbers that rank neither first nor last among their draws, from differences ``(n, K)``."""
+    equal = 1.0 + (np.abs(differences) <= _SAME_NUMBER).sum(0)
+    is_lowest, is_highest = (differences >= -_SAME_NUMBER).all(0), (differences <= _SAME_NUMBER).all(0)
     return float(1.0 - (is_lowest / equal + is_highest / equal).mean())
 
 

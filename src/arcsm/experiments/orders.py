@@ -166,7 +166,7 @@ def _figure(tables: Mapping[str, Result]) -> Figure:
         colours = [BLUE if name == LEARNED else GREY for name in differences]
         axes.barh(list(differences), means, xerr=errors, color=colours)
         axes.invert_yaxis()
-        axes.set_xlabel("nats a row, relative to random orders", fontsize=7)
+        axes.set_xlabel("nats a row above random", fontsize=7)
     return figure
 
 
