@@ -111,10 +111,11 @@ class DensityEstimator(TableEstimator):
         has_gaps = float(modelled.isnan().double().mean()) > _MIN_MISSING if modelled.numel() else False
         config = TableConfig.for_table(rows, max(1, modelled.shape[1]), self._smooth, has_gaps)
         configs = [config]
-        if not self._smooth and not config.sinusoids and rows >= _MIN_ROWS_FOR_SELECTION:
+        nominal = targets is not None and all(len(kind.level_numbers) for kind in self.columns_.kinds[-targets:])
+        has_choice = targets is None or nominal  # numbers to predict were seldom given a high resolution
+        if has_choice and not self._smooth and not config.sinusoids and rows >= _MIN_ROWS_FOR_SELECTION:
             configs.append(config.high_resolution())
         if targets is not None:
-            nominal = all(len(kind.level_numbers) for kind in self.columns_.kinds[-targets:])
             configs = [config.for_targets(rows, nominal) for config in configs]
         chosen: dict[str, Any] = {}
         if not isinstance(self.n_estimators, str):
