@@ -159,6 +159,7 @@ def test_a_library_without_a_function_is_an_error(tmp_path: Path, monkeypatch: p
         "score_points",
         "score_levels_at_points",
         "score_levels_follow",
+        "score_levels_interpolate",
         "piecewise_integrate",
         "piecewise_errors",
         "piecewise_cell_errors",

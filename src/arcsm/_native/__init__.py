@@ -25,7 +25,7 @@ from arcsm._native.piecewise import (
     readable,
 )
 from arcsm._native.recipe import CompilationError
-from arcsm._native.score_levels import LevelConstants, ScoreLevels, Step
+from arcsm._native.score_levels import Interpolation, LevelConstants, ScoreLevels, Step
 from arcsm._native.score_matching import score_matching_forward_backward
 from arcsm._native.score_points import PointConstants, ScorePoints, score_points
 from arcsm._native.set_network import HiddenLayers, SetWeights, set_network_backward, set_network_forward
@@ -36,6 +36,7 @@ __all__ = [
     "CompilationError",
     "HiddenLayers",
     "Indicators",
+    "Interpolation",
     "LatentChain",
     "LevelConstants",
     "LevelWeights",

@@ -55,6 +55,19 @@ class Level(ctypes.Structure):
     )
 
 
+class Nodes(ctypes.Structure):
+    """``interpolation`` of score_levels.c."""
+
+    _fields_ = (
+        ("nodes", ctypes.c_long),
+        ("half_range", ctypes.c_float),
+        ("node", ctypes.c_void_p),
+        ("series", ctypes.c_void_p),
+        ("energy", ctypes.c_void_p),
+        ("base", ctypes.c_void_p),
+    )
+
+
 class Rule(ctypes.Structure):
     """``rule`` of piecewise.c."""
 

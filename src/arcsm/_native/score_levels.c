@@ -6,7 +6,7 @@
 
 #include "kernels.h"
 
-enum { ORDER = 4 }; /* of the multistep method */
+enum { ORDER = 4, MOST_NODES = 16, GRID = 24 }; /* of the multistep method, and of interpolations */
 
 typedef struct {
     long frequencies;           /* J, whose sines and cosines are inputs beside x */
@@ -35,8 +35,19 @@ typedef struct {
     int from_start;                           /* whether the corrector leads from the first point */
 } level;
 
+/* Log densities from scores at a few nodes: see conditionals/interpolation.py. */
+typedef struct {
+    long nodes;          /* N, at most MOST_NODES */
+    float half_range;    /* of the nodes around zero */
+    const float *node;   /* (N,) */
+    const float *series; /* Chebyshev coefficients of the integrated residuals, by those at the nodes, (N + 1, N) */
+    const float *energy; /* the integrated residuals at a grid, by those at the nodes, (GRID, N) */
+    const float *base;   /* log densities of the base Gaussian there, (GRID,) */
+} interpolation;
+
 typedef struct {
     matrix inputs, slopes, first, second, projection;
+    matrix at_nodes, residuals, sums_of_residuals; /* of an interpolation */
     vec *sums;
     size_t vectors;
 } workspace;
@@ -73,6 +84,9 @@ static workspace lay_out(const network *n, long tile, vec *space)
     w.first = allocate(space, &w.vectors, widest(n), width);
     w.second = allocate(space, &w.vectors, widest(n), width);
     w.projection = allocate(space, &w.vectors, n->units[0], half);
+    w.at_nodes = allocate(space, &w.vectors, n->units[0], half);
+    w.residuals = allocate(space, &w.vectors, MOST_NODES, half);
+    w.sums_of_residuals = allocate(space, &w.vectors, GRID + MOST_NODES + 1, half);
     w.sums = space ? space + w.vectors : NULL;
     w.vectors += (size_t)(VECTORS * half);
     return w;
@@ -132,20 +146,13 @@ static void silu(long units, const float *bias, matrix h, long half, int tangent
     }
 }
 
-/* Computes scores and derivatives of a tile, whose projections are in the workspace. */
-static void evaluate(const network *n, const level *l, workspace w, long half)
+/* Computes scores and derivatives of a tile at points from what the units of the first hidden layer sum up. */
+static void evaluate_layers(const network *n, const level *l, workspace w, long half)
 {
-    const long width = n->tangent ? 2 * half : half, last = n->layers - 1, features = 2 * n->frequencies + 1;
+    const long width = n->tangent ? 2 * half : half, last = n->layers - 1;
     const vec *x = part(w, half, X);
     vec *score = part(w, half, SCORE), *derivative = part(w, half, DERIVATIVE);
-    features_of(n, l, w, x, half);
     matrix h = w.first, next = w.second;
-    for (long i = 0; i < n->units[0]; i++)
-        for (long c = 0; c < half; c++)
-            row(h, i)[c] = row(w.projection, i)[c] + l->bias[i];
-    product(n->units[0], features, l->weight, features, 1, w.inputs, h, half, 1);
-    if (n->tangent)
-        product(n->units[0], features, l->weight, features, 1, w.slopes, from_column(h, half), half, 0);
     for (long i = 0; i < last; i++) {
         silu(n->units[i], i ? n->bias[i - 1] : NULL, h, half, n->tangent);
         if (n->residual && i > 0)
@@ -174,6 +181,20 @@ static void evaluate(const network *n, const level *l, workspace w, long half)
         score[c] = window * correction - x[c] * l->precision;
         derivative[c] = window * slope + dwindow * correction - l->precision;
     }
+}
+
+/* Computes scores and derivatives of a tile, whose projections are in the workspace. */
+static void evaluate(const network *n, const level *l, workspace w, long half)
+{
+    const long features = 2 * n->frequencies + 1;
+    features_of(n, l, w, part(w, half, X), half);
+    for (long i = 0; i < n->units[0]; i++)
+        for (long c = 0; c < half; c++)
+            row(w.first, i)[c] = row(w.projection, i)[c] + l->bias[i];
+    product(n->units[0], features, l->weight, features, 1, w.inputs, w.first, half, 1);
+    if (n->tangent)
+        product(n->units[0], features, l->weight, features, 1, w.slopes, from_column(w.first, half), half, 0);
+    evaluate_layers(n, l, w, half);
 }
 
 /* Loads every `next`-th of the numbers that begin at `from`. */
@@ -278,5 +299,82 @@ void score_levels_follow(const network *n, const level *levels, long number, lon
         memcpy(near, x, (size_t)half * sizeof(vec));
         for (long i = 0; i < 6; i++)
             memcpy(out + i * next + begin, part(w, half, rows[i]), (size_t)here * sizeof(float));
+    }
+}
+
+/* Computes the summed inputs of the first hidden layer's units at the nodes, besides the projections. */
+static void sum_inputs_at_nodes(const network *n, const level *l, const interpolation *nodes, workspace w, long half)
+{
+    const long features = 2 * n->frequencies + 1;
+    load_points(nodes->node, 1, nodes->nodes, part(w, half, X), half);
+    features_of(n, l, w, part(w, half, X), half);
+    for (long i = 0; i < n->units[0]; i++)
+        for (long c = 0; c < half; c++)
+            row(w.at_nodes, i)[c] = broadcast(l->bias[i]);
+    product(n->units[0], features, l->weight, features, 1, w.inputs, w.at_nodes, half, 1);
+}
+
+/* Writes by how much the scores of a tile at a node differ from those of the base Gaussian. */
+static void residuals_at(const network *n, const level *l, const interpolation *nodes, long node, workspace w,
+                         long half)
+{
+    const vec x = broadcast(nodes->node[node]);
+    for (long c = 0; c < half; c++)
+        part(w, half, X)[c] = x;
+    for (long i = 0; i < n->units[0]; i++) {
+        const float inputs = ((const float *)row(w.at_nodes, i))[node];
+        for (long c = 0; c < half; c++)
+            row(w.first, i)[c] = row(w.projection, i)[c] + inputs;
+    }
+    evaluate_layers(n, l, w, half);
+    for (long c = 0; c < half; c++)
+        row(w.residuals, node)[c] = part(w, half, SCORE)[c] + x * l->precision;
+}
+
+/* Writes three rows of `next` numbers for the points `x`, one of each of `count` conditionals: unnormalised log
+ * densities; masses; and estimates of the errors of log densities, infinite beyond the nodes. The network computes no
+ * derivatives. */
+void score_levels_interpolate(const network *n, const level *l, const interpolation *nodes, long tile, long count,
+                              const float *projection, const float *x, float *out, long next, void *space)
+{
+    const long half = tile / LANES, units = n->units[0], number = nodes->nodes;
+    const workspace w = lay_out(n, tile, space);
+    const matrix series = w.sums_of_residuals, energy = {row(series, number + 1), series.stride};
+    vec *log_density = part(w, half, POINT), *mass = part(w, half, LOG_SLOPE), *error = part(w, half, ERROR),
+        *point = part(w, half, NEAR);
+    sum_inputs_at_nodes(n, l, nodes, w, half);
+    for (long begin = 0; begin < count; begin += tile) {
+        const long here = count - begin < tile ? count - begin : tile;
+        load_transposed(projection + begin * units, units, here, units, w.projection, half);
+        load_points(x + begin, 1, here, point, half);
+        for (long node = 0; node < number; node++)
+            residuals_at(n, l, nodes, node, w, half);
+        product(number + 1, number, nodes->series, number, 1, w.residuals, series, half, 0);
+        product(GRID, number, nodes->energy, number, 1, w.residuals, energy, half, 0);
+        for (long c = 0; c < half; c++) {
+            vec most = row(energy, 0)[c] + nodes->base[0], sum = broadcast(0.0f);
+            for (long k = 0; k < GRID; k++) {
+                const vec value = row(energy, k)[c] + nodes->base[k];
+                row(energy, k)[c] = value;
+                most = choose(value > most, value, most);
+            }
+            for (long k = 0; k < GRID; k++)
+                sum += exponential(row(energy, k)[c] - most);
+            const vec u = point[c] / nodes->half_range; /* the series at u by Clenshaw's recurrence */
+            vec later = broadcast(0.0f), last = row(series, number)[c];
+            for (long k = number - 1; k > 0; k--) {
+                const vec now = row(series, k)[c] + 2.0f * u * last - later;
+                later = last;
+                last = now;
+            }
+            const vec at_point = row(series, 0)[c] + u * last - later;
+            log_density[c] = at_point - 0.5f * l->precision * point[c] * point[c] - most;
+            mass[c] = sum;
+            const vec ends = 0.5f * (magnitude(row(series, number)[c]) + magnitude(row(series, number - 1)[c]));
+            error[c] = choose(magnitude(u) <= 1.0f, ends, broadcast(__builtin_inff()));
+        }
+        const vec *rows[] = {log_density, mass, error};
+        for (long i = 0; i < 3; i++)
+            memcpy(out + i * next + begin, rows[i], (size_t)here * sizeof(float));
     }
 }

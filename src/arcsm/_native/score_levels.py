@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from arcsm._native.build import library
-from arcsm._native.interface import Level, Network
+from arcsm._native.interface import Level, Network, Nodes
 from arcsm._native.memory import address, addresses, allocate, check_shapes, on_threads, share_rows
 
 _TILE_POINTS = 128
 _MIN_POINTS_PER_THREAD = 256
 _RESULTS = 6
 _ORDER = 4  # of the flow's method
+_MOST_NODES, _GRID, _ROWS_OF_INTERPOLATION = 16, 24, 3
 
 
 class LevelConstants(NamedTuple):
@@ -39,6 +40,19 @@ class Step(NamedTuple):
     predictor: tuple[float, ...]
     corrector: tuple[float, ...]
     from_start: bool
+
+
+class Interpolation(NamedTuple):
+    """Log densities from scores at ``N`` nodes around zero, in matrices; see :mod:`arcsm.conditionals.interpolation`.
+
+    The residuals, which the matrices are multiplied with, are by how much scores differ from the base Gaussian's.
+    """
+
+    nodes: Tensor  # (N,)
+    half_range: float  # the largest distance of a point from zero
+    series: Tensor  # (N + 1, N), to the Chebyshev coefficients of the integrated residuals
+    energy: Tensor  # (24, N), to the integrated residuals at a grid
+    base: Tensor  # (24,) log densities of the base Gaussian there, times the width of the grid's cells
 
 
 class ScoreLevels:
@@ -126,6 +140,31 @@ class ScoreLevels:
             )  # fmt: skip
 
         if len(y):
+            on_threads(run, len(parts))
+        return out
+
+    def interpolate(self, projection: Tensor, x: Tensor, sigma: float, nodes: Interpolation) -> Tensor:
+        """Return log densities at values ``x (n,)``, unnormalised, with masses and estimated errors, ``(3, n)``."""
+        found = [t.detach().float().contiguous() for t in (nodes.nodes, nodes.series, nodes.energy, nodes.base)]
+        number, grid = len(nodes.nodes), _GRID
+        sizes = (number,), (number + 1, number), (grid, number), (grid,)
+        fits = projection.shape == (*x.shape, self._units[0]) and 1 < number <= _MOST_NODES
+        check_shapes("interpolate", (projection, x, *found), fits and tuple(t.shape for t in found) == sizes)
+        projection, x = projection.contiguous(), x.contiguous()
+        level, given = self._level(sigma), Nodes(number, nodes.half_range, *map(address, found))
+        out = x.new_empty(_ROWS_OF_INTERPOLATION, len(x))
+        parts = share_rows(len(x), _MIN_POINTS_PER_THREAD)
+        network, tile, workspaces = self._network(False, len(parts))
+
+        def run(part: int) -> None:
+            rows = parts[part]
+            library().score_levels_interpolate(
+                ctypes.byref(network), ctypes.byref(level), ctypes.byref(given), tile,
+                ctypes.c_long(rows.stop - rows.start), address(projection[rows]), address(x[rows]),
+                address(out[:, rows]), ctypes.c_long(len(x)), address(workspaces[part]),
+            )  # fmt: skip
+
+        if len(x):
             on_threads(run, len(parts))
         return out
 

@@ -19,8 +19,9 @@ from arcsm._native.context_verification import (
     is_set_network_right,
     is_value_sums_right,
 )
-from arcsm._native.interface import Indicators, Level, Network, PointHead, Rule, Shape
+from arcsm._native.interface import Indicators, PointHead, Rule, Shape
 from arcsm._native.optimizer_verification import is_muon_right
+from arcsm._native.score_verification import are_score_levels_right
 from arcsm._native.spline_verification import is_spline_right
 
 
@@ -129,68 +130,6 @@ def _agrees_with(head: PointHead, given: Sequence[Array], found: Sequence[Array]
     return all(np.allclose(ours, its, RELATIVE_TOLERANCE, RELATIVE_TOLERANCE) for ours, its in pairs)
 
 
-def _are_score_levels_right(code: ctypes.CDLL) -> bool:
-    units, points = 5, int(code.vector_step()) + 3  # a full tile and a part of one
-    sizes = [(points, units), (points,), (1,), (units,), (units, 3), (units, units), (units,), (units,)]
-    projection, y, frequency, *level_weights, weight, bias, output = random_arrays(sizes)
-    layers = (ctypes.c_long * 2)(units, units)
-    network = Network(1, 2, layers, False, True, address(frequency), addresses([weight]), addresses([bias]))
-    level_arrays = *map(address, level_weights), address(output)
-    first = Level(2.0, 0.25, 3.0, 1.0, 2.0, 0.1, *level_arrays, 0.5, 0.3)
-    second = Level(1.5, 1.0 / 2.25, 2.0, 1.0, 2.0, 0.1, *level_arrays, 0.4, 0.2, 1, (0.7,), (0.4, 0.3), True)
-    tile = ctypes.c_long(int(code.vector_step()))
-    workspace = Memory(code, code.score_levels_workspace_bytes(ctypes.byref(network), tile))
-    found = np.zeros((6, points), np.float32)
-    code.score_levels_follow(
-        ctypes.byref(network), (Level * 2)(first, second), ctypes.c_long(2), tile, ctypes.c_long(points),
-        address(projection), address(y), ctypes.c_float(0.0), address(found), ctypes.c_long(points),
-        workspace.address,
-    )  # fmt: skip
-    exact = [array.astype(np.float64) for array in (projection, frequency, *level_weights, weight, bias, output)]
-    start, near, s, ds = y.astype(np.float64), y, y, y
-    velocities: list[Array] = []
-    rates: list[Array] = []
-    for level in (first, second):
-        near = start + (0.7 * velocities[0] if velocities else 0.0)
-        x, width = near * level.width, level.width
-        s, ds = _score(x, level, *exact)
-        velocities.append(-level.speed * (s + x / width**2) / width)
-        rates.append(-level.speed * (ds + 1.0 / width**2))
-    point, log_slope = (0.4 * first + 0.3 * last for first, last in (velocities, rates))
-    point = start + point
-    error = np.abs(point - near) * (1.0 + np.abs(rates[1]) * second.noise**2 / second.speed) * second.width / 0.4
-    expected = np.stack([point, log_slope, error, near * second.width, s, ds])
-    scores, slopes = np.zeros((points, 1), np.float32), np.zeros((points, 1), np.float32)
-    code.score_levels_at_points(
-        ctypes.byref(network), ctypes.byref(first), tile, ctypes.c_long(points), ctypes.c_long(1),
-        *map(address, (projection, y, scores, slopes)), workspace.address,
-    )  # fmt: skip
-    direct = np.stack(_score(y.astype(np.float64), first, *exact))
-    pairs = (found, expected), (np.hstack([scores, slopes]).T, direct)
-    return all(np.allclose(ours, its, RELATIVE_TOLERANCE, RELATIVE_TOLERANCE) for ours, its in pairs)
-
-
-def _score(
-    x: Array, level: Level, projection: Array, frequency: Array, level_bias: Array, level_weight: Array,
-    weight: Array, bias: Array, output: Array,
-) -> tuple[Array, Array]:  # fmt: skip
-    """Return score and derivative by the formula of score_levels.c for two hidden layers and one frequency."""
-    inner = np.clip(x, -level.window_end, level.window_end)
-    envelope, decay = np.exp(-0.5 * (inner / level.envelope_width) ** 2), -inner / level.envelope_width**2
-    sine, cosine = envelope * np.sin(frequency * inner), envelope * np.cos(frequency * inner)
-    slopes = [frequency * cosine + decay * sine, decay * cosine - frequency * sine, np.ones_like(x)]
-    z = projection + level_bias + np.stack([sine, cosine, inner], 1) @ level_weight.T
-    dz = np.stack(slopes, 1) @ level_weight.T
-    gate = 1.0 / (1.0 + np.exp(-z))
-    h, dh = z * gate, (gate + z * gate * (1.0 - gate)) * dz
-    gate = 1.0 / (1.0 + np.exp(-(h @ weight.T + bias)))
-    correction, slope = gate @ output + level.output_bias, (gate * (1.0 - gate) * (dh @ weight.T)) @ output
-    span = level.window_end - level.window_start
-    t = np.clip((np.abs(x) - level.window_start) / span, 0.0, 1.0)
-    window, by_x = 1.0 - t**3 * (10.0 - 15.0 * t + 6.0 * t**2), -30.0 * (t * (1.0 - t)) ** 2 / span * np.sign(x)
-    return window * correction - x * level.precision, window * slope + by_x * correction - level.precision
-
-
 def _is_piecewise_right(code: ctypes.CDLL) -> bool:
     """Check densities exp(-x^4 / 4), whose scores the quintics between these nodes reproduce up to their curvature."""
     x = np.array([[-2.0, -0.9, 0.1, 1.2, 2.5], [-1.5, -0.4, 0.3, 0.9, 2.0]])
@@ -280,7 +219,7 @@ _CHECKS = {
     "score_matching": _is_score_matching_right,
     "latent_chain": _is_latent_chain_right,
     "score_points": _are_score_points_right,
-    "score_levels": _are_score_levels_right,
+    "score_levels": are_score_levels_right,
     "piecewise": _is_piecewise_right,
     "value_sums": is_value_sums_right,
     "set_network": is_set_network_right,

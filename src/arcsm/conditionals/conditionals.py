@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from arcsm import _native
-from arcsm._native import ScoreLevels, Step
+from arcsm._native import Interpolation, ScoreLevels, Step
 from arcsm._runtime.memory import Workspace
 from arcsm.conditionals.cell_means import log_mean_density
 from arcsm.conditionals.flow import Carried, LevelScore, follow
+from arcsm.conditionals.interpolation import Interpolated, interpolate, interpolation, of_compiled
 from arcsm.conditionals.nodes import HALF_GRID, HALF_GRID_OF_NOISE, check_range, known_tail, starting_nodes
 from arcsm.conditionals.piecewise import PiecewiseDensity, in_tails
 from arcsm.conditionals.quadrature import evaluate_nodes, from_nodes, integrate
@@ -221,6 +222,8 @@ class Conditionals:
             return self.head.projected_log_prob(self.projection, x, self.sigma)
 
         def integrated(part: Self) -> Tensor:
+            if (nodes := part._nodes_of_noise()) is not None:
+                return part._interpolated(x, nodes).to(x.dtype)
             log_prob, log_slope = part._integrate(x, PiecewiseDensity.log_prob)
             return (log_prob - log_slope).to(x.dtype)
 
@@ -401,18 +404,61 @@ class Conditionals:
         self, x: Tensor, function: Callable[[PiecewiseDensity, Tensor], Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return what :meth:`_integrate` does, and which results are as accurate as they should be, ``(N,)``."""
-        converged = torch.ones_like(x, dtype=torch.bool)
         if self.method == "flow":
-            x, log_slope, converged, near, *at_near = self.carry(x.to(self.dtype), self.accuracy.tol, up=True)
-        else:
-            near, log_slope, at_near = x, torch.zeros_like(x), []
-        results = []
+            carried = self.carry(x.to(self.dtype), self.accuracy.tol, up=True)
+            results, converged = self._at_noise(carried, function)
+            return results, -carried.log_slope, carried.converged & converged
+        results, converged = self._by_quadrature(x, x, None, function)
+        return results, torch.zeros_like(x), converged
+
+    def _at_noise(
+        self, carried: Carried, function: Callable[[PiecewiseDensity, Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return :meth:`_by_quadrature` where points have been carried to."""
+        return self._by_quadrature(carried.x, carried.near, (carried.score, carried.derivative), function)
+
+    def _by_quadrature(
+        self,
+        x: Tensor,
+        near: Tensor,
+        at_near: tuple[Tensor, Tensor] | None,
+        function: Callable[[PiecewiseDensity, Tensor], Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """Return a function of the integrated densities at ``x (N,)``, and which are accurate.
+
+        Nodes are inserted ``near`` the points, where score and derivative may be known.
+        """
+        results, converged = [], []
         for rows in self._chunks():
-            known = (at_near[0][rows], at_near[1][rows]) if at_near else None
+            known = None if at_near is None else (at_near[0][rows], at_near[1][rows])
             density = self.density(rows, self._quadrature_sigma, near[rows].double(), at_anchor=known)
             results.append(function(density, x[rows, None].double())[..., 0])
-            converged[rows] &= density.converged
-        return torch.cat(results, -1), -log_slope, converged
+            converged.append(density.converged)
+        return torch.cat(results, -1), torch.cat(converged)
+
+    def _nodes_of_noise(self) -> Interpolation | None:
+        """Return the few nodes that give log densities at the largest noise, if these are accurate enough."""
+        has_base = isinstance(self.head, ScoreHead) and self.head.has_original_score
+        if self.method != "flow" or not has_base or self.looks is not None or self.is_remote:
+            return None
+        return interpolation(self.path[0], self.data_std, self.accuracy.tol)
+
+    def _interpolated(self, x: Tensor, nodes: Interpolation) -> Tensor:
+        """Return log densities at ``x (N,)``, by quadrature where few nodes do not suffice."""
+        carried = self.carry(x.to(self.dtype), self.accuracy.tol, up=True)
+        log_prob, error = self._from_nodes(carried.x, nodes)
+        log_prob = log_prob.double()
+        rows = (~(error <= self.accuracy.tol)).nonzero()[:, 0]
+        if len(rows):
+            again = Carried(*(values[rows] for values in carried))
+            log_prob[rows] = self.apply(lambda part: part._at_noise(again, PiecewiseDensity.log_prob)[0], rows)
+        return log_prob + carried.log_slope
+
+    def _from_nodes(self, x: Tensor, nodes: Interpolation) -> Interpolated:
+        sigma = self.path[0]
+        if compiled := self._usable():
+            return of_compiled(compiled.interpolate(self._projection, x, sigma, nodes))
+        return interpolate(lambda x: self.score(x, sigma), x, sigma, self.data_std, nodes)
 
     def _chunks(self) -> list[slice]:
         size = _ACCELERATOR_CONDITIONALS_AT_A_TIME if self.is_remote else CONDITIONALS_AT_A_TIME

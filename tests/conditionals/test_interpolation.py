@@ -1,0 +1,190 @@
+"""Log densities from scores at a few nodes, against mixtures in closed form and against quadrature."""
+
+import itertools
+import math
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from arcsm.conditionals.conditionals import Accuracy, Conditionals
+from arcsm.conditionals.interpolation import interpolate, interpolation, of_compiled, through
+from arcsm.heads import GaussianHead, ScoreHead
+from arcsm.metrics.evaluations import count_evaluations
+
+FLOAT64 = torch.float64
+PATH = (3.0, 0.1)
+MODES = {"broad": (2, 0.3, 0.6), "narrow": (2, 0.05, 0.2), "five": (5, 0.03, 0.3), "spikes": (8, 0.005, 0.1)}
+
+
+class Mixtures:
+    """Standardised mixtures of Gaussians, a row for each point."""
+
+    def __init__(self, kind: str, rows: int = 2000) -> None:
+        modes, smallest, largest = MODES[kind]
+        generator = torch.Generator().manual_seed(0)
+        means = torch.randn(rows, modes, generator=generator, dtype=FLOAT64)
+        stds = smallest * (largest / smallest) ** torch.rand(rows, modes, generator=generator, dtype=FLOAT64)
+        weights = torch.rand(rows, modes, generator=generator, dtype=FLOAT64)
+        self.weights = weights / weights.sum(1, keepdim=True)
+        center = (self.weights * means).sum(1, keepdim=True)
+        spread = ((self.weights * (stds.square() + means.square())).sum(1, keepdim=True) - center.square()).sqrt()
+        self.means, self.stds = (means - center) / spread, stds / spread
+        chosen = torch.multinomial(self.weights, 1, generator=generator)
+        noise = torch.randn(rows, 2, generator=generator, dtype=FLOAT64)
+        self.x = self.means.gather(1, chosen)[:, 0] + self.stds.gather(1, chosen)[:, 0] * noise[:, 0]
+        self.noise = noise[:, 1]
+
+    def _terms(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        variance = self.stds.square() + sigma**2
+        distance = x[..., None] - self.means
+        log_terms = self.weights.log() - 0.5 * distance.square() / variance - 0.5 * (2.0 * math.pi * variance).log()
+        return log_terms, -distance / variance
+
+    def log_prob(self, x: Tensor, sigma: float) -> Tensor:
+        return torch.logsumexp(self._terms(x, sigma)[0], -1)
+
+    def score(self, x: Tensor, sigma: float) -> Tensor:
+        log_terms, slopes = self._terms(x, sigma)
+        return (torch.softmax(log_terms, -1) * slopes).sum(-1)
+
+
+def make_head(hidden: tuple[int, ...] = (48, 48), residual: bool = False) -> ScoreHead:
+    """Return a head whose conditionals differ from Gaussians, as they do after training."""
+    torch.manual_seed(0)
+    head = ScoreHead(5, hidden, sinusoids=4, max_frequency=8.0, residual=residual)
+    with torch.no_grad():
+        head.output.weight.mul_(10.0)
+    return head.eval()
+
+
+@pytest.mark.parametrize("kind", MODES)
+@pytest.mark.parametrize(("sigma", "accepted"), [(1.5, 0.85), (3.0, 0.97)])
+def test_log_densities_of_mixtures_are_as_accurate_as_estimated(kind: str, sigma: float, accepted: float) -> None:
+    mixtures, tolerance = Mixtures(kind), 1e-3
+    nodes = interpolation(sigma, 1.0, tolerance)
+    assert nodes is not None
+    x = mixtures.x + sigma * mixtures.noise
+    found = interpolate(lambda x: mixtures.score(x, sigma), x, sigma, 1.0, nodes)
+    fits = found.error <= tolerance
+    error = (found.log_prob - mixtures.log_prob(x, sigma))[fits].abs()
+    assert float(fits.double().mean()) > accepted
+    assert float(error.square().mean().sqrt()) < tolerance
+    assert float(error.max()) < 10.0 * tolerance
+
+
+def test_more_nodes_converge() -> None:
+    mixtures, sigma = Mixtures("five"), 2.0
+    x = mixtures.x + sigma * mixtures.noise
+    inside = x.abs() < 2.0 * math.hypot(sigma, 1.0)
+    errors = []
+    for count in (5, 8, 11):
+        found = interpolate(lambda x: mixtures.score(x, sigma), x, sigma, 1.0, through(sigma, 1.0, count))
+        errors.append(float((found.log_prob - mixtures.log_prob(x, sigma))[inside].abs().median()))
+    assert errors[0] > 10.0 * errors[1] > 10.0 * errors[2]  # constant residuals beyond the nodes limit the accuracy
+
+
+@pytest.mark.parametrize("data_std", [0.1, 1.0, 30.0])
+def test_the_base_gaussian_is_exact(data_std: float) -> None:
+    sigma = 2.0 * data_std
+    width = math.hypot(sigma, data_std)
+    x = torch.linspace(-2.7, 2.7, 9, dtype=FLOAT64) * width
+    found = interpolate(lambda x: -x / width**2, x, sigma, data_std, through(sigma, data_std, 7))
+    exact = -0.5 * (x / width).square() - math.log(width * math.sqrt(2.0 * math.pi))
+    torch.testing.assert_close(found.log_prob, exact, rtol=0.0, atol=2e-6)  # the mass beyond 5 widths is 6e-7
+    assert float(found.error.max()) < 1e-12
+
+
+def test_the_error_is_infinite_beyond_the_nodes() -> None:
+    nodes = through(2.0, 1.0, 7)
+    x = torch.tensor([nodes.half_range * 1.01, -nodes.half_range * 1.01, 1e30, math.nan], dtype=FLOAT64)
+    assert bool(interpolate(lambda x: -x / 5.0, x, 2.0, 1.0, nodes).error.isinf().all())
+
+
+def test_nodes_are_few_or_there_are_none() -> None:
+    cases = (3.0, 1.0, 1e-3), (3.0, 1.0, 1e-2), (1.5, 1.0, 1e-3), (15.0, 10.0, 1e-2)
+    counts = [len(nodes.nodes) for nodes in itertools.starmap(interpolation, cases) if nodes is not None]
+    assert counts == [10, 8, 10, 8]
+    for sigma, data_std, tolerance in [(3.0, 1.0, 1e-4), (1.3, 1.0, 1e-2), (3.0, 2.5, 1e-2)]:
+        assert interpolation(sigma, data_std, tolerance) is None
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="needs a C compiler")
+@pytest.mark.parametrize(("hidden", "residual"), [((8,), False), ((48, 48), False), ((33, 33, 33), True)])
+@pytest.mark.parametrize("rows", [1, 130, 700])
+@torch.no_grad()
+def test_c_returns_what_torch_does(hidden: tuple[int, ...], residual: bool, rows: int) -> None:
+    head, nodes = make_head(hidden, residual), through(3.0, 1.0, 7)
+    projection, x = head.project(torch.randn(rows, 5)), 3.5 * torch.randn(rows)
+    x[0] = 1e30
+    found = of_compiled(head.native_levels().interpolate(projection, x, 3.0, nodes))
+    exact = make_head(hidden, residual).double()
+    expected = interpolate(
+        lambda x: exact.projected_score(projection.double(), x, 3.0), x.double(), 3.0, 1.0, nodes
+    )  # fmt: skip
+    assert torch.equal(found.error.isinf(), expected.error.isinf())
+    assert bool(found.error[0].isinf())
+    inside = ~expected.error.isinf()
+    torch.testing.assert_close(found.log_prob[inside].double(), expected.log_prob[inside], rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(found.error[inside].double(), expected.error[inside], rtol=1e-3, atol=1e-6)
+
+
+def test_shapes_and_sizes_that_c_cannot_use_are_rejected() -> None:
+    levels = make_head().native_levels()
+    nodes = through(3.0, 1.0, 7)
+    for wrong in (nodes._replace(nodes=nodes.nodes[1:]), nodes._replace(base=nodes.base[1:]), through(3.0, 1.0, 17)):
+        with pytest.raises(ValueError, match="interpolate: shapes do not match"):
+            levels.interpolate(torch.zeros(2, 48), torch.zeros(2), 3.0, wrong)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("tol", [1e-2, 1e-3])
+@torch.no_grad()
+def test_conditionals_use_few_nodes_where_they_suffice(compiled: bool, tol: float) -> None:
+    """Points beyond the nodes, too far for single precision among them, have the densities of quadrature."""
+    head = make_head()
+    projection, x = head.project(torch.randn(600, 5)).detach(), torch.randn(600)
+    x[:50] = torch.linspace(-40.0, 40.0, 50)
+    code = head.native_levels() if compiled else None
+    few = Conditionals(head, projection, PATH, "flow", Accuracy(tol), True, compiled=code)
+    exact = Conditionals(head, projection, PATH, "flow", Accuracy(1e-5), True)
+    truth = exact.log_prob(x)
+    error = few.log_prob(x) - truth
+    assert float(error[50:].square().mean().sqrt()) < tol
+    torch.testing.assert_close(few.log_prob(x), truth, rtol=1e-3, atol=5.0 * tol)
+    assert few.unconverged == 0
+
+
+@torch.no_grad()
+def test_densities_from_few_nodes_integrate_to_one() -> None:
+    head = make_head()
+    projection, x = head.project(torch.randn(1, 5)).expand(2001, -1), torch.linspace(-7.0, 7.0, 2001)
+    few = Conditionals(head, projection, PATH, "flow", Accuracy(1e-3), True, compiled=head.native_levels())
+    assert float(torch.trapezoid(few.log_prob(x).exp(), x)) == pytest.approx(1.0, abs=1e-3)
+
+
+@torch.no_grad()
+def test_few_nodes_take_fewer_evaluations() -> None:
+    head = make_head()
+    projection, x = head.project(torch.randn(300, 5)), torch.randn(300)
+    counts = []
+    for tol in (1e-3, 4e-4):  # the smaller one is too small for few nodes
+        conditionals = Conditionals(head, projection, PATH, "flow", Accuracy(tol), True)
+        with count_evaluations(head) as evaluations:
+            conditionals.log_prob(x)
+        counts.append(evaluations)
+    assert 10 * 300 <= counts[0].scores < 11 * 300
+    assert counts[1].scores == 0
+    assert counts[0].with_derivative < counts[1].with_derivative - 10 * 300
+
+
+def test_other_heads_and_methods_use_quadrature() -> None:
+    projection = torch.zeros(2, 48)
+    head = make_head()
+    usual = Conditionals(head, projection, PATH, "flow", Accuracy(1e-3))
+    assert usual._nodes_of_noise() is not None
+    for changes in ({"method": "quadrature"}, {"looks": 0}, {"path": (1.2, 0.1)}, {"accuracy": Accuracy(1e-5)}):
+        assert replace(usual, **changes)._nodes_of_noise() is None  # type: ignore[arg-type]
+    assert replace(usual, head=GaussianHead(5))._nodes_of_noise() is None
