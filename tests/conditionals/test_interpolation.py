@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from arcsm.conditionals.conditionals import Accuracy, Conditionals
-from arcsm.conditionals.interpolation import interpolate, interpolation, of_compiled, through
+from arcsm.conditionals.interpolation import Interpolated, interpolate, interpolation, through
 from arcsm.heads import GaussianHead, ScoreHead
 from arcsm.metrics.evaluations import count_evaluations
 
@@ -46,6 +46,10 @@ class Mixtures:
     def log_prob(self, x: Tensor, sigma: float) -> Tensor:
         return torch.logsumexp(self._terms(x, sigma)[0], -1)
 
+    def cdf(self, x: Tensor, sigma: float) -> Tensor:
+        std = (self.stds.square() + sigma**2).sqrt()
+        return (self.weights * torch.special.ndtr((x[..., None] - self.means) / std)).sum(-1)
+
     def score(self, x: Tensor, sigma: float) -> Tensor:
         log_terms, slopes = self._terms(x, sigma)
         return (torch.softmax(log_terms, -1) * slopes).sum(-1)
@@ -62,17 +66,20 @@ def make_head(hidden: tuple[int, ...] = (48, 48), residual: bool = False) -> Sco
 
 @pytest.mark.parametrize("kind", MODES)
 @pytest.mark.parametrize(("sigma", "accepted"), [(1.5, 0.85), (3.0, 0.97)])
-def test_log_densities_of_mixtures_are_as_accurate_as_estimated(kind: str, sigma: float, accepted: float) -> None:
+def test_densities_of_mixtures_are_as_accurate_as_estimated(kind: str, sigma: float, accepted: float) -> None:
     mixtures, tolerance = Mixtures(kind), 1e-3
     nodes = interpolation(sigma, 1.0, tolerance)
     assert nodes is not None
     x = mixtures.x + sigma * mixtures.noise
     found = interpolate(lambda x: mixtures.score(x, sigma), x, sigma, 1.0, nodes)
     fits = found.error <= tolerance
-    error = (found.log_prob - mixtures.log_prob(x, sigma))[fits].abs()
+    error = (found.log_prob() - mixtures.log_prob(x, sigma))[fits].abs()
     assert float(fits.double().mean()) > accepted
     assert float(error.square().mean().sqrt()) < tolerance
     assert float(error.max()) < 10.0 * tolerance
+    of_cdf = (found.cdf() - mixtures.cdf(x, sigma))[fits].abs()
+    assert float(of_cdf.square().mean().sqrt()) < 0.5 * tolerance
+    assert float(of_cdf.max()) < 5.0 * tolerance
 
 
 def test_more_nodes_converge() -> None:
@@ -82,7 +89,7 @@ def test_more_nodes_converge() -> None:
     errors = []
     for count in (5, 8, 11):
         found = interpolate(lambda x: mixtures.score(x, sigma), x, sigma, 1.0, through(sigma, 1.0, count))
-        errors.append(float((found.log_prob - mixtures.log_prob(x, sigma))[inside].abs().median()))
+        errors.append(float((found.log_prob() - mixtures.log_prob(x, sigma))[inside].abs().median()))
     assert errors[0] > 10.0 * errors[1] > 10.0 * errors[2]  # constant residuals beyond the nodes limit the accuracy
 
 
@@ -93,7 +100,7 @@ def test_the_base_gaussian_is_exact(data_std: float) -> None:
     x = torch.linspace(-2.7, 2.7, 9, dtype=FLOAT64) * width
     found = interpolate(lambda x: -x / width**2, x, sigma, data_std, through(sigma, data_std, 7))
     exact = -0.5 * (x / width).square() - math.log(width * math.sqrt(2.0 * math.pi))
-    torch.testing.assert_close(found.log_prob, exact, rtol=0.0, atol=2e-6)  # the mass beyond 5 widths is 6e-7
+    torch.testing.assert_close(found.log_prob(), exact, rtol=0.0, atol=2e-6)  # the mass beyond 5 widths is 6e-7
     assert float(found.error.max()) < 1e-12
 
 
@@ -119,7 +126,7 @@ def test_c_returns_what_torch_does(hidden: tuple[int, ...], residual: bool, rows
     head, nodes = make_head(hidden, residual), through(3.0, 1.0, 7)
     projection, x = head.project(torch.randn(rows, 5)), 3.5 * torch.randn(rows)
     x[0] = 1e30
-    found = of_compiled(head.native_levels().interpolate(projection, x, 3.0, nodes))
+    found = Interpolated(*head.native_levels().interpolate(projection, x, 3.0, nodes))
     exact = make_head(hidden, residual).double()
     expected = interpolate(
         lambda x: exact.projected_score(projection.double(), x, 3.0), x.double(), 3.0, 1.0, nodes
@@ -127,14 +134,19 @@ def test_c_returns_what_torch_does(hidden: tuple[int, ...], residual: bool, rows
     assert torch.equal(found.error.isinf(), expected.error.isinf())
     assert bool(found.error[0].isinf())
     inside = ~expected.error.isinf()
-    torch.testing.assert_close(found.log_prob[inside].double(), expected.log_prob[inside], rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(found.log_prob()[inside].double(), expected.log_prob()[inside], rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(found.cdf()[inside].double(), expected.cdf()[inside], rtol=1e-5, atol=0.0)
     torch.testing.assert_close(found.error[inside].double(), expected.error[inside], rtol=1e-3, atol=1e-6)
 
 
 def test_shapes_and_sizes_that_c_cannot_use_are_rejected() -> None:
     levels = make_head().native_levels()
     nodes = through(3.0, 1.0, 7)
-    for wrong in (nodes._replace(nodes=nodes.nodes[1:]), nodes._replace(base=nodes.base[1:]), through(3.0, 1.0, 17)):
+    for wrong in (
+        nodes._replace(nodes=nodes.nodes[1:]),
+        nodes._replace(shares=nodes.shares[1:]),
+        through(3.0, 1.0, 17),
+    ):
         with pytest.raises(ValueError, match="interpolate: shapes do not match"):
             levels.interpolate(torch.zeros(2, 48), torch.zeros(2), 3.0, wrong)
 
@@ -154,6 +166,10 @@ def test_conditionals_use_few_nodes_where_they_suffice(compiled: bool, tol: floa
     error = few.log_prob(x) - truth
     assert float(error[50:].square().mean().sqrt()) < tol
     torch.testing.assert_close(few.log_prob(x), truth, rtol=1e-3, atol=5.0 * tol)
+    torch.testing.assert_close(few.cdf(x), exact.cdf(x), rtol=1e-2, atol=2.0 * tol)
+    log_prob, cdf = few.log_prob_and_cdf(x)
+    torch.testing.assert_close(log_prob.to(x), few.log_prob(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(cdf.to(x), few.cdf(x), rtol=1e-5, atol=1e-7)
     assert few.unconverged == 0
 
 
@@ -163,6 +179,14 @@ def test_densities_from_few_nodes_integrate_to_one() -> None:
     projection, x = head.project(torch.randn(1, 5)).expand(2001, -1), torch.linspace(-7.0, 7.0, 2001)
     few = Conditionals(head, projection, PATH, "flow", Accuracy(1e-3), True, compiled=head.native_levels())
     assert float(torch.trapezoid(few.log_prob(x).exp(), x)) == pytest.approx(1.0, abs=1e-3)
+
+
+@torch.no_grad()
+def test_quantiles_invert_distribution_functions_from_few_nodes() -> None:
+    head = make_head()
+    projection, u = head.project(torch.randn(500, 5)), torch.linspace(0.001, 0.999, 500)
+    few = Conditionals(head, projection, PATH, "flow", Accuracy(1e-3), True, compiled=head.native_levels())
+    torch.testing.assert_close(few.cdf(few.icdf(u)), u, rtol=0.0, atol=1e-4)
 
 
 @torch.no_grad()

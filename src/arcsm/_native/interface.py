@@ -62,9 +62,11 @@ class Nodes(ctypes.Structure):
         ("nodes", ctypes.c_long),
         ("half_range", ctypes.c_float),
         ("node", ctypes.c_void_p),
-        ("series", ctypes.c_void_p),
-        ("energy", ctypes.c_void_p),
-        ("base", ctypes.c_void_p),
+        ("sums", ctypes.c_void_p),
+        ("reach", ctypes.c_float),
+        ("points", ctypes.c_long),
+        ("place", ctypes.c_void_p),
+        ("share", ctypes.c_void_p),
     )
 
 

@@ -6,7 +6,7 @@
 
 #include "kernels.h"
 
-enum { ORDER = 4, MOST_NODES = 16, GRID = 24 }; /* of the multistep method, and of interpolations */
+enum { ORDER = 4, MOST_NODES = 16 }; /* of the multistep method, and of interpolations */
 
 typedef struct {
     long frequencies;           /* J, whose sines and cosines are inputs beside x */
@@ -35,14 +35,17 @@ typedef struct {
     int from_start;                           /* whether the corrector leads from the first point */
 } level;
 
-/* Log densities from scores at a few nodes: see conditionals/interpolation.py. */
+/* Densities and distribution functions from scores at a few nodes: see conditionals/interpolation.py. */
 typedef struct {
-    long nodes;          /* N, at most MOST_NODES */
-    float half_range;    /* of the nodes around zero */
-    const float *node;   /* (N,) */
-    const float *series; /* Chebyshev coefficients of the integrated residuals, by those at the nodes, (N + 1, N) */
-    const float *energy; /* the integrated residuals at a grid, by those at the nodes, (GRID, N) */
-    const float *base;   /* log densities of the base Gaussian there, (GRID,) */
+    long nodes;         /* N, at most MOST_NODES */
+    float half_range;   /* of the nodes around zero */
+    const float *node;  /* (N,) */
+    const float *sums;  /* of residuals at the nodes, (N + 3, N): the Chebyshev coefficients of their integral, and the
+                           residuals at both ends */
+    float reach;        /* how far from a point, and from zero, its masses are summed */
+    long points;        /* K, of each of the two sums */
+    const float *place; /* of the points, as shares of the way, (K,) */
+    const float *share; /* their weights, (K,) */
 } interpolation;
 
 typedef struct {
@@ -86,7 +89,7 @@ static workspace lay_out(const network *n, long tile, vec *space)
     w.projection = allocate(space, &w.vectors, n->units[0], half);
     w.at_nodes = allocate(space, &w.vectors, n->units[0], half);
     w.residuals = allocate(space, &w.vectors, MOST_NODES, half);
-    w.sums_of_residuals = allocate(space, &w.vectors, GRID + MOST_NODES + 1, half);
+    w.sums_of_residuals = allocate(space, &w.vectors, MOST_NODES + 3, half);
     w.sums = space ? space + w.vectors : NULL;
     w.vectors += (size_t)(VECTORS * half);
     return w;
@@ -331,16 +334,32 @@ static void residuals_at(const network *n, const level *l, const interpolation *
         row(w.residuals, node)[c] = part(w, half, SCORE)[c] + x * l->precision;
 }
 
-/* Writes three rows of `next` numbers for the points `x`, one of each of `count` conditionals: unnormalised log
- * densities; masses; and estimates of the errors of log densities, infinite beyond the nodes. The network computes no
- * derivatives. */
+/* The integral of the residuals from zero to a place, from their sums for one vector of conditionals. */
+INLINE vec energy_at(const interpolation *nodes, const vec *sums, vec u)
+{
+    const long last = nodes->nodes;
+    vec inside = choose(u > 1.0f, broadcast(1.0f), u);
+    inside = choose(inside < -1.0f, broadcast(-1.0f), inside);
+    const vec beyond = (u - inside) * nodes->half_range, twice = 2.0f * inside;
+    vec later = broadcast(0.0f), sum = sums[last]; /* by Clenshaw's recurrence */
+    for (long k = last - 1; k > 0; k--) {
+        const vec next = sums[k] + twice * sum - later;
+        later = sum;
+        sum = next;
+    }
+    return sums[0] + inside * sum - later + beyond * choose(u < 0.0f, sums[last + 1], sums[last + 2]);
+}
+
+/* Writes three rows of `next` numbers for the points `x`, one of each of `count` conditionals: the masses below and above
+ * a point, over the density there; and an estimate of the error of the log density, infinite beyond the nodes. The
+ * network computes no derivatives. */
 void score_levels_interpolate(const network *n, const level *l, const interpolation *nodes, long tile, long count,
                               const float *projection, const float *x, float *out, long next, void *space)
 {
     const long half = tile / LANES, units = n->units[0], number = nodes->nodes;
     const workspace w = lay_out(n, tile, space);
-    const matrix series = w.sums_of_residuals, energy = {row(series, number + 1), series.stride};
-    vec *log_density = part(w, half, POINT), *mass = part(w, half, LOG_SLOPE), *error = part(w, half, ERROR),
+    const float per_range = 1.0f / nodes->half_range, curvature = -0.5f * l->precision;
+    vec *below = part(w, half, POINT), *above = part(w, half, START), *error = part(w, half, ERROR),
         *point = part(w, half, NEAR);
     sum_inputs_at_nodes(n, l, nodes, w, half);
     for (long begin = 0; begin < count; begin += tile) {
@@ -349,31 +368,27 @@ void score_levels_interpolate(const network *n, const level *l, const interpolat
         load_points(x + begin, 1, here, point, half);
         for (long node = 0; node < number; node++)
             residuals_at(n, l, nodes, node, w, half);
-        product(number + 1, number, nodes->series, number, 1, w.residuals, series, half, 0);
-        product(GRID, number, nodes->energy, number, 1, w.residuals, energy, half, 0);
+        product(number + 3, number, nodes->sums, number, 1, w.residuals, w.sums_of_residuals, half, 0);
         for (long c = 0; c < half; c++) {
-            vec most = row(energy, 0)[c] + nodes->base[0], sum = broadcast(0.0f);
-            for (long k = 0; k < GRID; k++) {
-                const vec value = row(energy, k)[c] + nodes->base[k];
-                row(energy, k)[c] = value;
-                most = choose(value > most, value, most);
+            vec sums[MOST_NODES + 3];
+            for (long k = 0; k < number + 3; k++)
+                sums[k] = row(w.sums_of_residuals, k)[c];
+            const vec at = point[c], energy = energy_at(nodes, sums, at * per_range) + curvature * at * at;
+            for (int up = 0; up < 2; up++) {
+                const vec sign = broadcast(up ? 1.0f : -1.0f), inwards = -sign * at;
+                const vec way = nodes->reach + choose(inwards > 0.0f, inwards, broadcast(0.0f));
+                vec mass = broadcast(0.0f);
+                for (long k = 0; k < nodes->points; k++) {
+                    const vec there = at + sign * way * nodes->place[k];
+                    const vec rise = energy_at(nodes, sums, there * per_range) + curvature * there * there - energy;
+                    mass += nodes->share[k] * exponential(rise);
+                }
+                (up ? above : below)[c] = way * mass;
             }
-            for (long k = 0; k < GRID; k++)
-                sum += exponential(row(energy, k)[c] - most);
-            const vec u = point[c] / nodes->half_range; /* the series at u by Clenshaw's recurrence */
-            vec later = broadcast(0.0f), last = row(series, number)[c];
-            for (long k = number - 1; k > 0; k--) {
-                const vec now = row(series, k)[c] + 2.0f * u * last - later;
-                later = last;
-                last = now;
-            }
-            const vec at_point = row(series, 0)[c] + u * last - later;
-            log_density[c] = at_point - 0.5f * l->precision * point[c] * point[c] - most;
-            mass[c] = sum;
-            const vec ends = 0.5f * (magnitude(row(series, number)[c]) + magnitude(row(series, number - 1)[c]));
-            error[c] = choose(magnitude(u) <= 1.0f, ends, broadcast(__builtin_inff()));
+            const vec ends = 0.5f * (magnitude(sums[number]) + magnitude(sums[number - 1]));
+            error[c] = choose(magnitude(at) <= nodes->half_range, ends, broadcast(__builtin_inff()));
         }
-        const vec *rows[] = {log_density, mass, error};
+        const vec *rows[] = {below, above, error};
         for (long i = 0; i < 3; i++)
             memcpy(out + i * next + begin, rows[i], (size_t)here * sizeof(float));
     }

@@ -16,7 +16,7 @@ _TILE_POINTS = 128
 _MIN_POINTS_PER_THREAD = 256
 _RESULTS = 6
 _ORDER = 4  # of the flow's method
-_MOST_NODES, _GRID, _ROWS_OF_INTERPOLATION = 16, 24, 3
+_MOST_NODES, _ROWS_OF_INTERPOLATION = 16, 3
 
 
 class LevelConstants(NamedTuple):
@@ -43,16 +43,14 @@ class Step(NamedTuple):
 
 
 class Interpolation(NamedTuple):
-    """Log densities from scores at ``N`` nodes around zero, in matrices; see :mod:`arcsm.conditionals.interpolation`.
-
-    The residuals, which the matrices are multiplied with, are by how much scores differ from the base Gaussian's.
-    """
+    """How the scores at ``N`` nodes around zero give densities; see :mod:`arcsm.conditionals.interpolation`."""
 
     nodes: Tensor  # (N,)
     half_range: float  # the largest distance of a point from zero
-    series: Tensor  # (N + 1, N), to the Chebyshev coefficients of the integrated residuals
-    energy: Tensor  # (24, N), to the integrated residuals at a grid
-    base: Tensor  # (24,) log densities of the base Gaussian there, times the width of the grid's cells
+    sums: Tensor  # (N + 3, N), see ``interpolation`` of score_levels.c
+    reach: float  # how far from a point, and from zero, its masses are summed
+    places: Tensor  # (K,) of the points of these sums, as shares of the way
+    shares: Tensor  # (K,) their weights
 
 
 class ScoreLevels:
@@ -144,14 +142,15 @@ class ScoreLevels:
         return out
 
     def interpolate(self, projection: Tensor, x: Tensor, sigma: float, nodes: Interpolation) -> Tensor:
-        """Return log densities at values ``x (n,)``, unnormalised, with masses and estimated errors, ``(3, n)``."""
-        found = [t.detach().float().contiguous() for t in (nodes.nodes, nodes.series, nodes.energy, nodes.base)]
-        number, grid = len(nodes.nodes), _GRID
-        sizes = (number,), (number + 1, number), (grid, number), (grid,)
+        """Return the masses below and above values ``x (n,)`` over the densities, and estimated errors, ``(3, n)``."""
+        found = [t.detach().float().contiguous() for t in (nodes.nodes, nodes.sums, nodes.places, nodes.shares)]
+        number, points = len(nodes.nodes), len(nodes.places)
+        sizes = (number,), (number + 3, number), (points,), (points,)
         fits = projection.shape == (*x.shape, self._units[0]) and 1 < number <= _MOST_NODES
         check_shapes("interpolate", (projection, x, *found), fits and tuple(t.shape for t in found) == sizes)
         projection, x = projection.contiguous(), x.contiguous()
-        level, given = self._level(sigma), Nodes(number, nodes.half_range, *map(address, found))
+        level, (at, sums, places, shares) = self._level(sigma), map(address, found)
+        given = Nodes(number, nodes.half_range, at, sums, nodes.reach, points, places, shares)
         out = x.new_empty(_ROWS_OF_INTERPOLATION, len(x))
         parts = share_rows(len(x), _MIN_POINTS_PER_THREAD)
         network, tile, workspaces = self._network(False, len(parts))

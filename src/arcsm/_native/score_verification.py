@@ -53,12 +53,13 @@ def are_score_levels_right(code: ctypes.CDLL) -> bool:
 def _interpolations(
     code: ctypes.CDLL, with_derivatives: Network, level: Level, x: Array, exact: Sequence[Array]
 ) -> tuple[Array, Array]:
-    """Return log densities, masses and errors by C from scores at three nodes, and by their formulas."""
+    """Return masses and errors by C from scores at three nodes, and by their formulas."""
     network = Network.from_buffer_copy(with_derivatives)
     network.tangent = False
     count, projection, tile = len(x), exact[0].astype(np.float32), ctypes.c_long(int(code.vector_step()))
-    node, series, energy, base = given = random_arrays([(3,), (4, 3), (24, 3), (24,)], seed=2)
-    nodes = Nodes(3, 1.0, *map(address, given))
+    node, sums, place, share = given = random_arrays([(3,), (6, 3), (2,), (2,)], seed=2)
+    node_address, sums_address, *rule = map(address, given)
+    nodes = Nodes(3, 1.0, node_address, sums_address, 2.0, 2, *rule)
     workspace = Memory(code, code.score_levels_workspace_bytes(ctypes.byref(network), tile))
     found = np.zeros((3, count), np.float32)
     code.score_levels_interpolate(
@@ -66,13 +67,21 @@ def _interpolations(
         address(found), ctypes.c_long(count), workspace.address,
     )  # fmt: skip
     scores = [_score(np.full(count, place, np.float64), level, *exact)[0] for place in node]
-    residuals = np.stack(scores) + level.precision * node[:, None].astype(np.float64)
-    coefficients, energies = series @ residuals, energy @ residuals + base[:, None]
-    most = energies.max(0)
-    log_density = np.polynomial.chebyshev.chebval(x, coefficients, tensor=False) - 0.5 * level.precision * x**2 - most
-    ends = 0.5 * np.abs(coefficients[2:]).sum(0)
-    expected = log_density, np.exp(energies - most).sum(0), np.where(np.abs(x) <= 1.0, ends, np.inf)
-    return found, np.stack(expected)
+    coefficients = sums @ (np.stack(scores) + level.precision * node[:, None].astype(np.float64))
+
+    def energy(at: Array) -> Array:
+        inside = np.clip(at, -1.0, 1.0)
+        beyond = (at - inside) * np.where(at < 0.0, coefficients[4], coefficients[5])
+        series = np.polynomial.chebyshev.chebval(inside, coefficients[:4], tensor=False)
+        return np.asarray(series + beyond - 0.5 * level.precision * at**2)
+
+    expected = []
+    for sign in (-1.0, 1.0):
+        way = 2.0 + np.maximum(-sign * x, 0.0)
+        rises = [energy(x + sign * way * at) - energy(x) for at in place.astype(np.float64)]
+        expected.append(way * sum(weight * np.exp(rise) for weight, rise in zip(share, rises, strict=True)))
+    ends = 0.5 * np.abs(coefficients[2:4]).sum(0)
+    return found, np.stack([*expected, np.where(np.abs(x) <= 1.0, ends, np.inf)])
 
 
 def _score(

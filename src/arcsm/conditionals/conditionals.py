@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import methodcaller
 from typing import Any, Literal, Self
 
 import torch
@@ -20,9 +21,9 @@ from arcsm._native import Interpolation, ScoreLevels, Step
 from arcsm._runtime.memory import Workspace
 from arcsm.conditionals.cell_means import log_mean_density
 from arcsm.conditionals.flow import Carried, LevelScore, follow
-from arcsm.conditionals.interpolation import Interpolated, interpolate, interpolation, of_compiled
+from arcsm.conditionals.interpolation import Interpolated, interpolate, interpolation
 from arcsm.conditionals.nodes import HALF_GRID, HALF_GRID_OF_NOISE, check_range, known_tail, starting_nodes
-from arcsm.conditionals.piecewise import PiecewiseDensity, in_tails
+from arcsm.conditionals.piecewise import DensitiesAt, PiecewiseDensity, in_tails
 from arcsm.conditionals.quadrature import evaluate_nodes, from_nodes, integrate
 from arcsm.heads import Head, LocatedHead, NormalisedHead, ScoreHead
 from arcsm.heads.score import WINDOW_END_WIDTHS
@@ -30,6 +31,9 @@ from arcsm.heads.score import WINDOW_END_WIDTHS
 Method = Literal["closed_form", "flow", "quadrature"]
 #: A number of integrals; a tensor ``()`` if the host has not asked the device for it yet.
 Count = int | Tensor
+
+#: Maps densities at points ``(N,)`` to results, ``(*, N)``.
+FunctionOfDensities = Callable[[Interpolated | DensitiesAt], Tensor]
 
 _LARGE = 1e15  # standardised values whose squares are numbers in single precision
 _MAX_CORRECTION = 0.2  # of a quantile, in standard deviations of noise
@@ -222,9 +226,7 @@ class Conditionals:
             return self.head.projected_log_prob(self.projection, x, self.sigma)
 
         def integrated(part: Self) -> Tensor:
-            if (nodes := part._nodes_of_noise()) is not None:
-                return part._interpolated(x, nodes).to(x.dtype)
-            log_prob, log_slope = part._integrate(x, PiecewiseDensity.log_prob)
+            log_prob, log_slope = part._integrate(x, methodcaller("log_prob"))
             return (log_prob - log_slope).to(x.dtype)
 
         return self.apply(integrated, single=self.may_be_single(x))
@@ -235,7 +237,7 @@ class Conditionals:
             return self.head.projected_cdf(self.projection, x, self.sigma)
 
         def integrated(part: Self) -> Tensor:
-            return part._integrate(x, PiecewiseDensity.precise_cdf)[0].to(x.dtype)
+            return part._integrate(x, methodcaller("cdf"))[0].to(x.dtype)
 
         return self.apply(integrated, single=self.may_be_single(x))
 
@@ -245,9 +247,7 @@ class Conditionals:
             return self.log_prob(x), self.cdf(x)
 
         def integrated(part: Self) -> Tensor:
-            both, log_slope = part._integrate(
-                x, lambda density, x: torch.stack([density.log_prob(x), density.precise_cdf(x)])
-            )
+            both, log_slope = part._integrate(x, lambda at: torch.stack([at.log_prob(), at.cdf()]))
             return torch.stack([both[0] - log_slope, both[1]])
 
         log_prob, cdf = self.apply(integrated, single=self.may_be_single(x))
@@ -384,11 +384,13 @@ class Conditionals:
     def _quadrature_sigma(self) -> float | None:
         return self.path[0] if self.method == "flow" else self.sigma
 
-    def _integrate(self, x: Tensor, function: Callable[[PiecewiseDensity, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def _integrate(self, x: Tensor, function: FunctionOfDensities) -> tuple[Tensor, Tensor]:
         """Evaluate a function of the integrated densities at ``x (N,)``, or where the flow carries ``x`` from.
 
         Return the results, ``(*, N)`` in double precision, and the log slope of the flow down from there, ``(N,)``.
         """
+        if (nodes := self._nodes_of_noise()) is not None:
+            return self._interpolate(x, nodes, function)
         if self.looks is not None or not self.is_remote or self.method != "flow":
             return self._integrate_once(x, function)[:2]
         first = replace(self, looks=1)  # each look costs time, and few conditionals need a second one
@@ -400,65 +402,51 @@ class Conditionals:
             self.unconverged += again.unconverged
         return results, log_slope
 
-    def _integrate_once(
-        self, x: Tensor, function: Callable[[PiecewiseDensity, Tensor], Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _integrate_once(self, x: Tensor, function: FunctionOfDensities) -> tuple[Tensor, Tensor, Tensor]:
         """Return what :meth:`_integrate` does, and which results are as accurate as they should be, ``(N,)``."""
         if self.method == "flow":
             carried = self.carry(x.to(self.dtype), self.accuracy.tol, up=True)
-            results, converged = self._at_noise(carried, function)
+            results, converged = self._by_quadrature(carried.x, function, carried)
             return results, -carried.log_slope, carried.converged & converged
-        results, converged = self._by_quadrature(x, x, None, function)
+        results, converged = self._by_quadrature(x, function)
         return results, torch.zeros_like(x), converged
 
-    def _at_noise(
-        self, carried: Carried, function: Callable[[PiecewiseDensity, Tensor], Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Return :meth:`_by_quadrature` where points have been carried to."""
-        return self._by_quadrature(carried.x, carried.near, (carried.score, carried.derivative), function)
-
     def _by_quadrature(
-        self,
-        x: Tensor,
-        near: Tensor,
-        at_near: tuple[Tensor, Tensor] | None,
-        function: Callable[[PiecewiseDensity, Tensor], Tensor],
+        self, x: Tensor, function: FunctionOfDensities, carried: Carried | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return a function of the integrated densities at ``x (N,)``, and which are accurate.
+        """Return a function of the densities at ``x (N,)``, and whether they are accurate, ``(N,)``.
 
-        Nodes are inserted ``near`` the points, where score and derivative may be known.
+        Near points that have been ``carried``, scores and derivatives are known.
         """
         results, converged = [], []
         for rows in self._chunks():
-            known = None if at_near is None else (at_near[0][rows], at_near[1][rows])
+            near = x if carried is None else carried.near
+            known = None if carried is None else (carried.score[rows], carried.derivative[rows])
             density = self.density(rows, self._quadrature_sigma, near[rows].double(), at_anchor=known)
-            results.append(function(density, x[rows, None].double())[..., 0])
+            results.append(function(DensitiesAt(density, x[rows].double())))
             converged.append(density.converged)
         return torch.cat(results, -1), torch.cat(converged)
 
     def _nodes_of_noise(self) -> Interpolation | None:
-        """Return the few nodes that give log densities at the largest noise, if these are accurate enough."""
+        """Return the few nodes that tell densities at the largest noise, if these are accurate enough."""
         has_base = isinstance(self.head, ScoreHead) and self.head.has_original_score
         if self.method != "flow" or not has_base or self.looks is not None or self.is_remote:
             return None
         return interpolation(self.path[0], self.data_std, self.accuracy.tol)
 
-    def _interpolated(self, x: Tensor, nodes: Interpolation) -> Tensor:
-        """Return log densities at ``x (N,)``, by quadrature where few nodes do not suffice."""
-        carried = self.carry(x.to(self.dtype), self.accuracy.tol, up=True)
-        log_prob, error = self._from_nodes(carried.x, nodes)
-        log_prob = log_prob.double()
-        rows = (~(error <= self.accuracy.tol)).nonzero()[:, 0]
-        if len(rows):
-            again = Carried(*(values[rows] for values in carried))
-            log_prob[rows] = self.apply(lambda part: part._at_noise(again, PiecewiseDensity.log_prob)[0], rows)
-        return log_prob + carried.log_slope
-
-    def _from_nodes(self, x: Tensor, nodes: Interpolation) -> Interpolated:
-        sigma = self.path[0]
+    def _interpolate(self, x: Tensor, nodes: Interpolation, function: FunctionOfDensities) -> tuple[Tensor, Tensor]:
+        """Return what :meth:`_integrate` does from few nodes, and by quadrature where these do not suffice."""
+        carried, sigma = self.carry(x.to(self.dtype), self.accuracy.tol, up=True), self.path[0]
         if compiled := self._usable():
-            return of_compiled(compiled.interpolate(self._projection, x, sigma, nodes))
-        return interpolate(lambda x: self.score(x, sigma), x, sigma, self.data_std, nodes)
+            found = Interpolated(*compiled.interpolate(self._projection, carried.x, sigma, nodes))
+        else:
+            found = interpolate(lambda x: self.score(x, sigma), carried.x, sigma, self.data_std, nodes)
+        results = function(found).double()
+        rows = (~(found.error <= self.accuracy.tol)).nonzero()[:, 0]
+        if len(rows):
+            rest = Carried(*(values[rows] for values in carried))
+            results[..., rows] = self.apply(lambda part: part._by_quadrature(rest.x, function, rest)[0], rows)
+        return results, -carried.log_slope
 
     def _chunks(self) -> list[slice]:
         size = _ACCELERATOR_CONDITIONALS_AT_A_TIME if self.is_remote else CONDITIONALS_AT_A_TIME

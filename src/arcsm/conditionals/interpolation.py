@@ -1,14 +1,15 @@
-"""Log densities at a large noise level from the scores at a few fixed nodes.
+"""Densities and distribution functions at a large noise level from the scores at a few fixed nodes.
 
 Where the noise is wider than the data, the score differs from that of the base Gaussian of width :math:`w` by a smooth
 residual :math:`r(x) = s(x) + x / w^2`. A polynomial through its values at Chebyshev nodes, constant beyond these, gives
+the log density up to a constant, and the masses below and above a point give that:
 
-.. math:: \\log q(x) = \\int_0^x r - \\frac{x^2}{2 w^2} - \\log Z, \\qquad
-    Z = \\int \\exp\\Big(\\int_0^x r - \\frac{x^2}{2 w^2}\\Big) dx
+.. math:: E(x) = \\int_0^x r - \\frac{x^2}{2 w^2}, \\qquad
+    \\frac{1}{q(x)} = \\int e^{E(z) - E(x)} dz, \\qquad \\frac{F(x)}{q(x)} = \\int_{-\\infty}^x e^{E(z) - E(x)} dz
 
-The integral of :math:`r` is a Chebyshev series, whose last coefficients tell how accurate it is, and :math:`Z` a sum
-over a uniform grid (the trapezoidal rule, which converges exponentially). Both are products of the residuals and fixed
-matrices. No derivative of the score is needed.
+The integral of :math:`r` is a Chebyshev series, whose coefficients are linear in the residuals and whose last ones tell
+how accurate it is. The masses follow by Gauss-Legendre rules, without another score. No derivative of the score is
+needed.
 
 References:
     Approximation Theory and Approximation Practice (Trefethen, 2013), Chapters 8 and 19
@@ -16,7 +17,7 @@ References:
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,17 +28,26 @@ from torch import Tensor
 from arcsm._native import Interpolation
 
 _HALF_RANGE = 2.8  # of the nodes, in widths of the base Gaussian
-_GRID, _HALF_GRID = 24, 5.0  # points of the sum, and how far from zero they go, in the same widths
+_REACH, _POINTS = 5.5, 16  # of the masses, in the same widths, and points of each
 _MIN_TOLERANCE = 5e-4  # nats; constant residuals beyond the nodes cause errors of 1e-4
 _MIN_NOISE = 1.4  # in standard deviations of the data
 _NODES = ((5e-3, 8), (_MIN_TOLERANCE, 10))  # least tolerance, and nodes; networks are less smooth than mixtures
 
 
 class Interpolated(NamedTuple):
-    """Log densities in nats and their estimated errors, infinite beyond the nodes, ``(N,)`` each."""
+    """The masses below and above points ``x (N,)`` over the densities there, ``(N,)`` each."""
 
-    log_prob: Tensor
-    error: Tensor
+    below: Tensor
+    above: Tensor
+    error: Tensor  # of the log density, estimated; infinite beyond the nodes
+
+    def log_prob(self) -> Tensor:
+        """Return the log density in nats, ``(N,)``."""
+        return -torch.log(self.below + self.above)
+
+    def cdf(self) -> Tensor:
+        """Return the distribution function, ``(N,)``."""
+        return self.below / (self.below + self.above)
 
 
 def interpolation(sigma: float, data_std: float, tolerance: float) -> Interpolation | None:
@@ -55,39 +65,39 @@ def through(sigma: float, data_std: float, count: int) -> Interpolation:
     places = -np.cos(np.pi * (np.arange(count) + 0.5) / count)  # the zeros of a Chebyshev polynomial
     coefficients = np.linalg.inv(chebyshev.chebvander(places, count - 1))
     series = half_range * chebyshev.chebint(coefficients, axis=0)
-    grid = np.linspace(-_HALF_GRID, _HALF_GRID, _GRID) * width
-    inside = np.clip(grid, -half_range, half_range)
-    beyond = (grid - inside)[:, None] * chebyshev.chebvander(inside / half_range, count - 1)
-    energy = chebyshev.chebvander(inside / half_range, count) @ series + beyond @ coefficients
-    base = -0.5 * (grid / width) ** 2 + math.log(grid[1] - grid[0])
-    nodes, *matrices = (torch.from_numpy(values) for values in (half_range * places, series, energy, base))
-    return Interpolation(nodes, half_range, *matrices)
+    ends = chebyshev.chebvander(np.array([-1.0, 1.0]), count - 1) @ coefficients
+    points, weights = np.polynomial.legendre.leggauss(_POINTS)
+    arrays = half_range * places, np.concatenate([series, ends]), 0.5 + 0.5 * points, 0.5 * weights
+    nodes, sums, shares_of_way, shares = map(torch.from_numpy, arrays)
+    return Interpolation(nodes, half_range, sums, _REACH * width, shares_of_way, shares)
 
 
 def interpolate(
     score: Callable[[Tensor], Tensor], x: Tensor, sigma: float, data_std: float, nodes: Interpolation
 ) -> Interpolated:
-    """Return log densities at ``x (N,)``, given the ``score`` of the conditionals at points ``(K, N)``."""
+    """Return what is known at ``x (N,)``, given the ``score`` of the conditionals at points ``(K, N)``."""
     precision = 1.0 / (sigma**2 + data_std**2)
-    points, series, energy, base = (t.to(x) for t in (nodes.nodes, nodes.series, nodes.energy, nodes.base))
-    points = points[:, None]
-    residuals = score(points.expand(-1, len(x))) + precision * points
-    coefficients = series @ residuals
-    log_mass = torch.logsumexp(energy @ residuals + base[:, None], 0)
-    u = x / nodes.half_range
-    log_prob = _chebyshev_sum(coefficients, u) - 0.5 * precision * x.square() - log_mass
-    return Interpolated(log_prob, torch.where(u.abs() <= 1.0, 0.5 * coefficients[-2:].abs().sum(0), math.inf))
+    points, sums, places, shares = (t.to(x) for t in (nodes.nodes, nodes.sums, nodes.places, nodes.shares))
+    residuals = score(points[:, None].expand(-1, len(x))) + precision * points[:, None]
+    *series, left, right = sums @ residuals
+
+    def energy(at: Tensor) -> Tensor:
+        u = at / nodes.half_range
+        inside = u.clamp(-1.0, 1.0)
+        beyond = (at - nodes.half_range * inside) * torch.where(u < 0.0, left, right)
+        return _chebyshev_sum(series, inside) + beyond - 0.5 * precision * at.square()
+
+    def mass(sign: float) -> Tensor:
+        way = nodes.reach + (-sign * x).clamp(min=0.0)
+        return way * (shares @ torch.exp(energy(x + sign * way * places[:, None]) - energy(x)))
+
+    error = 0.5 * (series[-1].abs() + series[-2].abs())
+    return Interpolated(mass(-1.0), mass(1.0), torch.where(x.abs() <= nodes.half_range, error, math.inf))
 
 
-def of_compiled(found: Tensor) -> Interpolated:
-    """Return what C returns, unnormalised log densities, masses and errors ``(3, N)``, as log densities and errors."""
-    energy, mass, error = found
-    return Interpolated(energy - torch.log(mass), error)
-
-
-def _chebyshev_sum(coefficients: Tensor, u: Tensor) -> Tensor:
-    """Return a series with coefficients ``(K, N)`` at places ``(N,)``, by Clenshaw's recurrence."""
+def _chebyshev_sum(coefficients: Sequence[Tensor], u: Tensor) -> Tensor:
+    """Return a series with coefficients ``(N,)`` each at places ``(*, N)``, by Clenshaw's recurrence."""
     later, last = torch.zeros_like(u), coefficients[-1]
-    for coefficient in coefficients[1:-1].flip(0):
+    for coefficient in coefficients[-2:0:-1]:
         later, last = last, coefficient + 2.0 * u * last - later
     return coefficients[0] + u * last - later

@@ -228,6 +228,22 @@ class PiecewiseDensity:
         return torch.where(left | right, edge + side * distance, x)
 
 
+@dataclass(frozen=True)
+class DensitiesAt:
+    """``N`` densities at a point ``x (N,)`` each."""
+
+    density: PiecewiseDensity
+    x: Tensor
+
+    def log_prob(self) -> Tensor:
+        """Return the log density in nats, ``(N,)``."""
+        return self.density.log_prob(self.x[:, None])[:, 0]
+
+    def cdf(self) -> Tensor:
+        """Return the distribution function, precise in the tails, ``(N,)``."""
+        return self.density.precise_cdf(self.x[:, None])[:, 0]
+
+
 def in_tails(u: Tensor) -> Tensor:
     """Return the indices of the rows of probabilities ``(N, 1)`` that need precise tails, ``(n,)``."""
     return (torch.minimum(u, 1.0 - u) < TAIL).nonzero()[:, 0]
