@@ -75,7 +75,7 @@ def through(sigma: float, data_std: float, count: int) -> Interpolation:
 def interpolate(
     score: Callable[[Tensor], Tensor], x: Tensor, sigma: float, data_std: float, nodes: Interpolation
 ) -> Interpolated:
-    """Return what is known at ``x (N,)``, given the ``score`` of the conditionals at points ``(K, N)``."""
+    """Return the masses around ``x (N,)``, given the ``score`` of the conditionals at points ``(K, N)``."""
     precision = 1.0 / (sigma**2 + data_std**2)
     points, sums, places, shares = (t.to(x) for t in (nodes.nodes, nodes.sums, nodes.places, nodes.shares))
     residuals = score(points[:, None].expand(-1, len(x))) + precision * points[:, None]
