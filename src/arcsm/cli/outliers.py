@@ -77,7 +77,10 @@ def detect(
     ] = None,
     contamination: Annotated[
         float | None,
-        Option(help="Fraction of outliers in TRAIN, at most 0.5. Default: flag a tenth of new rows like it."),
+        Option(
+            help="Fraction of outliers in TRAIN, at most 0.5. Three times as many rows, which an isolation forest "
+            "separates first, are not fitted. Default: TRAIN is normal, and a tenth of new rows like it are flagged.",
+        ),
     ] = None,
     p_value: Annotated[
         float | None,
@@ -161,6 +164,8 @@ def detect(
     if normal is not None:
         detector.set_params(contamination="auto" if contamination is None else contamination)
         fit_rows(detector, normal, detected.source)
+        if len(detector.screened_rows_):
+            show(f"{len(detector.screened_rows_)} of {len(normal)} rows were not fitted, because they may be outliers")
     elif contamination is not None:
         detector.set_contamination(contamination)
     if fdr is not None:

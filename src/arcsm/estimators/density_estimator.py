@@ -81,6 +81,7 @@ class DensityEstimator(TableEstimator):
         numbers, train, held_out, seed = self._prepare(X, targets)
         modelled = torch.from_numpy(numbers[:, self.columns_.modelled])
         self.held_out_rows_ = held_out
+        train, held_out = self._screened(modelled.numpy(), train, held_out, seed)
         configs = self._configs(len(train), modelled, targets)
         self.config_ = configs[0]
         self.model_ = None
@@ -102,6 +103,10 @@ class DensityEstimator(TableEstimator):
             )  # fmt: skip
             self.config_ = self.model_.config
         return numbers
+
+    def _screened(self, x: Array, train: Rows, held_out: Rows, seed: int) -> tuple[Rows, Rows]:
+        """Return the training rows and the held-out rows that train the model, of the modelled numbers ``(N, M)``."""
+        return train, held_out
 
     def _hints_of(self, features: Array) -> Array:
         """Return the numbers of the hints ``(N, H)``, from those of the features ``(N, D)``."""

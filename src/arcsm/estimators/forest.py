@@ -64,8 +64,7 @@ class Forest:
     @classmethod
     def grow(cls, kinds: Sequence[Column], x: Array, y: Array, seed: int, most_trees: int = _MOST_TREES) -> Self:
         """Grow a forest on rows ``(N, D)`` of columns of these types and their targets ``(N, T)``."""
-        lowest = np.array([_of_gaps(column[~np.isnan(column)]) for column in x.T])
-        levels = tuple(map(_indicators, kinds))
+        lowest, levels = _encoding(kinds, x)
         features = _features(x, lowest, levels)
         is_constant = np.array([len(np.unique(column[~np.isnan(column)])) < 2 for column in x.T])
         has_gaps = (np.isnan(x).mean(0) >= _MIN_SHARE_OF_GAPS) | is_constant
@@ -151,6 +150,16 @@ def _arrays(trees: Sequence[Any]) -> tuple[NDArray[Any], ...]:
         np.where(is_leaf, np.cumsum(is_leaf) - 1, right).astype(np.int32),
         np.concatenate([tree.value[:, :, 0] for tree in trees])[is_leaf].astype(np.float32),
     )
+
+
+def tree_features(kinds: Sequence[Column], x: Array) -> NDArray[np.float32]:
+    """Return what trees see of rows ``(N, D)`` of columns of these types: numbers and indicators, ``(N, F)``."""
+    return _features(x, *_encoding(kinds, x))
+
+
+def _encoding(kinds: Sequence[Column], x: Array) -> tuple[Array, tuple[int, ...]]:
+    """Return what a missing number of each column counts as, ``(D,)``, and the number of its indicators."""
+    return np.array([_of_gaps(column[~np.isnan(column)]) for column in x.T]), tuple(map(_indicators, kinds))
 
 
 def _of_gaps(numbers: Array) -> float:

@@ -19,10 +19,11 @@ from arcsm.errors import warn
 from arcsm.estimators.column_inference import NumberRules
 from arcsm.estimators.column_types import Array
 from arcsm.estimators.counterfactuals import ConditionalsByPlace, best_changes, frame_of_changes, known_places
-from arcsm.estimators.density_estimator import DensityEstimator
+from arcsm.estimators.density_estimator import DensityEstimator, Rows
 from arcsm.estimators.false_discoveries import selection_threshold
 from arcsm.estimators.interval_calibration import IntervalCalibration
 from arcsm.estimators.native_frames import is_native, to_native
+from arcsm.estimators.screening import suspicious_rows, without_suspicious
 from arcsm.estimators.table_distillation import distilled_table
 from arcsm.estimators.value_conditionals import ValueConditional, value_conditionals
 from arcsm.estimators.value_limits import ValueLimits
@@ -43,9 +44,10 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
     few values lie near it.
 
     Arguments:
-        contamination: Fraction of the fitted rows that :meth:`predict` labels as outliers. ``"auto"``: the threshold is
-            that of a tenth of the held-out rows, so that about a tenth of new rows like them are labelled. It only sets
-            the threshold, which :meth:`set_contamination` moves.
+        contamination: Fraction of outliers among the rows given to :meth:`fit`, which :meth:`predict` labels. Three
+            times as many rows, those that an isolation forest separates first, are left out of the training.
+            ``"auto"``: these rows are normal, and all are fitted. The threshold is that of a tenth of the held-out
+            rows, so that about a tenth of new rows like them are labelled.
         max_steps: Training steps. ``"auto"``: 1,000 to 4,000 by the number of rows. Training stops early if held-out
             rows no longer improve.
         hidden_features: As in :class:`ScoreDensity`. ``"auto"``: two layers of 128.
@@ -56,6 +58,7 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
 
     Attributes:
         offset_: The threshold of :meth:`score_samples`.
+        screened_rows_: Indices of the rows that were left out of the training, because they may be outliers.
         n_fitted_rows_: Number of fitted rows.
         fitted_scores_: Scores of the fitted rows, of at most 5,000 of them.
         held_out_scores_: Scores of the rows that calibrate the p-values, in ascending order: the held-out rows among
@@ -77,6 +80,7 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         np.int64(1)
     """
 
+    screened_rows_: Rows
     median_contributions_: Array
     n_fitted_rows_: int
     fitted_scores_: Array
@@ -122,7 +126,7 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
                 seed, device = self._generator(None).initial_seed(), str(resolve_device(self.device))
                 config = DistilConfig(seed=seed, device=device)
                 is_fitted = torch.ones(len(modelled), dtype=torch.bool)
-                is_fitted[self.held_out_rows_] = False
+                is_fitted[self.held_out_rows_] = is_fitted[self.screened_rows_] = False
                 rows = modelled[is_fitted] if bool(is_fitted.any()) else modelled  # those of a tiny table serve as both
                 self.model_ = distilled_table(self.model_, rows, config, bool(self.verbose))
             self.n_fitted_rows_ = len(modelled)
@@ -142,6 +146,17 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
             self.interval_calibration_ = IntervalCalibration.measure(self.model_, self.limits_, modelled, held_out)
         return self
 
+    def _screened(self, x: Array, train: Rows, held_out: Rows, seed: int) -> tuple[Rows, Rows]:
+        self.screened_rows_ = np.empty(0, dtype=int)
+        if isinstance(self.contamination, str) or not x.shape[1]:
+            return train, held_out
+        kinds = [self.columns_.kinds[d] for d in self.columns_.modelled]
+        suspicious = suspicious_rows(kinds, x, self.contamination, seed)
+        train, normal = without_suspicious(x, train, suspicious), held_out[~np.isin(held_out, suspicious)]
+        held_out = normal if len(normal) > 1 else held_out
+        self.screened_rows_ = np.setdiff1d(np.arange(len(x)), np.concatenate([train, held_out]))
+        return train, held_out
+
     def warn_of_training_rows(self) -> None:
         """Warn if training rows calibrate the p-values, which are too small then."""
         if len(self.held_out_rows_) == self.n_fitted_rows_ == len(self.held_out_scores_):
@@ -151,7 +166,10 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
             )
 
     def set_contamination(self, contamination: float | str) -> Self:
-        """Move the threshold of :meth:`predict` to another fraction of the fitted rows, without fitting again."""
+        """Move the threshold of :meth:`predict` to another fraction of the fitted rows, without fitting again.
+
+        The same rows are left out of the training as before.
+        """
         check_is_fitted(self)
         _check_contamination(contamination)
         self.offset_ = self._threshold(contamination)
