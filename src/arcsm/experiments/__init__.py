@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from arcsm.experiments import fig4, table2
 from arcsm.experiments.adbench import ADBENCH
 from arcsm.experiments.base import Experiment, Preset
+from arcsm.experiments.contamination import CONTAMINATION
 from arcsm.experiments.distillation import DISTILLATION
 from arcsm.experiments.entropy import ENTROPY
 from arcsm.experiments.events import EVENTS
@@ -31,7 +32,7 @@ from arcsm.experiments.uci import UCI_TABLES
 
 _EXPERIMENTS = (
     FIG1A, FIG1B, FIG2, FIG3A, FIG3B, *fig4.EXPERIMENTS, FIG5, FIG7, TOYS_NLL, MODES, MIX, SAMPLING_COST, MNIST_MADE,
-    TABLE1, *table2.EXPERIMENTS, ADBENCH, UCI_TABLES, ORDERS, IMPUTATION, SYNTHESIS, EVENTS, REGRESSION,
+    TABLE1, *table2.EXPERIMENTS, ADBENCH, CONTAMINATION, UCI_TABLES, ORDERS, IMPUTATION, SYNTHESIS, EVENTS, REGRESSION,
     DISTILLATION, ENTROPY, PLAN,
 )  # fmt: skip
 EXPERIMENTS: Mapping[str, Experiment] = {experiment.name: experiment for experiment in _EXPERIMENTS}

@@ -57,18 +57,24 @@ def body(run: Study[ADBench]) -> Result:
     """Test every method on every table with every seed."""
     settings = run.settings
     check_names("methods", settings.methods, (OURS, *PEERS))
-    tables = settings.tables or _tables()
+    tables = settings.tables or table_names()
     tests = {(table, method): partial(_test, run, table, method) for table in tables for method in settings.methods}
     cells = run.compute_seeds(tests)
-    rows = {table: _over_seeds(table, {m: cells[table, m] for m in settings.methods}) for table in tables}
+    rows = {table: over_seeds(table, {m: cells[table, m] for m in settings.methods}) for table in tables}
     others = [table for table in tables if table not in DEVELOPMENT]
     groups = {"all tables": list(tables), "tables that nothing was chosen on": others}
-    summaries = {name: _summary(settings.methods, rows, group) for name, group in groups.items() if group}
-    figure = _figure(summaries["all tables"], rows)
+    summaries = {name: summarise(settings.methods, rows, group) for name, group in groups.items() if group}
+    figure = draw(summaries["all tables"], rows)
     return {"tables": rows, "summary": summaries, "figure": run.figure(figure)}
 
 
-def _tables() -> tuple[str, ...]:
+def table_path(name: str) -> Path:
+    """Return the file of a table."""
+    return data_folder() / "adbench" / f"{name}.npz"
+
+
+def table_names() -> tuple[str, ...]:
+    """Return the names of all tables in the data folder, in the order of their numbers."""
     folder = data_folder() / "adbench"
     names = sorted((path.stem for path in folder.glob("*.npz")), key=lambda name: int(name.split("_")[0]))
     if not names:
@@ -76,28 +82,42 @@ def _tables() -> tuple[str, ...]:
     return tuple(names)
 
 
-def split_outliers(path: Path, seed: int, most_fitted: int, most_judged: int) -> tuple[Array, Array, NDArray[np.int_]]:
-    """Return half of the normal rows, the other half with all anomalies, and which of the latter are anomalies."""
+def split_outliers(
+    path: Path, seed: int, most_fitted: int, most_judged: int, contamination: float = 0.0
+) -> tuple[Array, Array, NDArray[np.int_]]:
+    """Return half of the normal rows, the other half with all anomalies, and which of the latter are anomalies.
+
+    A share of anomalies may contaminate the former, at most half of those that there are.
+    """
     X, y = (np.asarray(read_array(path, key), dtype=np.float64) for key in ("X", "y"))
     random = np.random.default_rng(seed)
     normal, others = random.permutation(np.flatnonzero(y == 0)), np.flatnonzero(y == 1)
     half = min(len(normal) // 2, most_fitted)
-    rest = normal[len(normal) // 2 :]
+    rest, others = normal[len(normal) // 2 :], random.permutation(others)
+    count = min(round(contamination / (1.0 - contamination) * half), len(others) // 2)
+    fitted, others = np.concatenate([normal[:half], others[:count]]), others[count:]
     share = min(1.0, most_judged / (len(rest) + len(others)))
     kept = max(min(len(others), _MIN_ANOMALIES), round(share * len(others)))
-    test = np.concatenate([rest[: max(1, most_judged - kept)], random.permutation(others)[:kept]])
-    scaler = StandardScaler().fit(X[normal[:half]])
-    return scaler.transform(X[normal[:half]]), scaler.transform(X[test]), (y[test] == 1).astype(int)
+    test = np.concatenate([rest[: max(1, most_judged - kept)], others[:kept]])
+    scaler = StandardScaler().fit(X[fitted])
+    return scaler.transform(X[fitted]), scaler.transform(X[test]), (y[test] == 1).astype(int)
 
 
 def _test(run: Study[ADBench], table: str, method: str, seed: int) -> Result:
     settings = run.settings
-    path = data_folder() / "adbench" / f"{table}.npz"
-    train, test, anomalous = split_outliers(path, seed, settings.most_fitted, settings.most_judged)
+    split = split_outliers(table_path(table), seed, settings.most_fitted, settings.most_judged)
+    return judge(run.device.type, method, seed, *split)
+
+
+def judge(
+    device: str, method: str, seed: int, train: Array, test: Array, anomalous: NDArray[np.int_],
+    contamination: float | str = "auto",
+) -> Result:  # fmt: skip
+    """Fit a detector and return how it ranks the rows of a test; only ours is told the ``contamination``."""
     start = time.monotonic()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # from peers, about their default settings
-        score = _fitted(run, method, seed, train)
+        score = _fitted(device, method, seed, train, contamination)
         fit_seconds, start = time.monotonic() - start, time.monotonic()
         outlying = np.asarray(score(test), dtype=np.float64)
         unscored = int(np.isnan(outlying).sum())  # rows without a score count as the most normal ones
@@ -115,10 +135,10 @@ def _test(run: Study[ADBench], table: str, method: str, seed: int) -> Result:
     }
 
 
-def _fitted(run: Study[ADBench], method: str, seed: int, rows: Array) -> Callable[[Array], Array]:
+def _fitted(device: str, method: str, seed: int, rows: Array, contamination: float | str) -> Callable[[Array], Array]:
     """Fit a detector and return its score, which is larger for outliers."""
     if method == OURS:
-        ours = ScoreOutlierDetector(random_state=seed, device=run.device.type, verbose=True).fit(rows)
+        ours = ScoreOutlierDetector(contamination, random_state=seed, device=device, verbose=True).fit(rows)
         return lambda test: -ours.score_samples(test)
     peer = _peer(method, rows.shape[1], seed)
     with seeded(seed):
@@ -134,6 +154,7 @@ def _peer(method: str, columns: int, seed: int) -> Any:
         raise ValueError(f'{method}: needs PyOD; pip install "arcsm[bench]" ({error})') from error
     options: dict[str, dict[str, Any]] = {
         "IForest": {"random_state": seed},
+        "MCD": {"random_state": seed},
         "GMM": {"random_state": seed},
         "AutoEncoder": {"random_state": seed, "verbose": 0},
         "DeepSVDD": {"n_features": columns, "random_state": seed, "verbose": 0},
@@ -141,14 +162,16 @@ def _peer(method: str, columns: int, seed: int) -> Any:
     return kind(**options.get(method, {}))
 
 
-def _over_seeds(table: str, cells: Mapping[str, list[Result]]) -> Result:
+def over_seeds(table: str, cells: Mapping[str, list[Result]]) -> Result:
+    """Return what the methods' cells of a table are in the mean over the seeds, and its sizes."""
     methods = {m: {key: float(np.mean([c[key] for c in each])) for key in _MEASURES} for m, each in cells.items()}
     last = list(cells.values())[-1][0]
     sizes = {key: last[key] for key in ("fitted_rows", "judged_rows", "columns", "anomalies")}
     return {**sizes, "development": table in DEVELOPMENT, "methods": methods}
 
 
-def _summary(methods: tuple[str, ...], rows: Mapping[str, Result], tables: list[str]) -> Result:
+def summarise(methods: tuple[str, ...], rows: Mapping[str, Result], tables: list[str]) -> Result:
+    """Return means and mean ranks of methods over some tables."""
     values = {
         key: np.array([[rows[table]["methods"][method][key] for method in methods] for table in tables])
         for key in _MEASURES
@@ -163,7 +186,8 @@ def _summary(methods: tuple[str, ...], rows: Mapping[str, Result], tables: list[
     }
 
 
-def _figure(summary: Result, rows: Mapping[str, Result]) -> Figure:
+def draw(summary: Result, rows: Mapping[str, Result]) -> Figure:
+    """Draw the mean ranks of methods, and their AUROC over the tables."""
     methods = summary["methods"]
     figure, (left, right) = open_panels(10.0, 0.3 * max(len(methods), 8) + 1.5, 1, 2)
     ranks = {method: cell["rank"] for method, cell in methods.items()}
