@@ -10,7 +10,7 @@ from arcsm.experiments.adbench import split_outliers
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """A table of 100 normal rows and 20 outliers, whose first column is their number."""
+    """Return the file of 100 normal rows and 20 outliers, whose first column is their number."""
     numbers = np.arange(120.0)
     path = tmp_path / "table.npz"
     np.savez(path, X=np.stack([numbers, (numbers >= 100) * 50.0 + numbers % 7], 1), y=(numbers >= 100).astype(int))

@@ -113,7 +113,7 @@ def judge(
     device: str, method: str, seed: int, train: Array, test: Array, anomalous: NDArray[np.int_],
     contamination: float | str = "auto",
 ) -> Result:  # fmt: skip
-    """Fit a detector and return how it ranks the rows of a test; only ours is told the ``contamination``."""
+    """Fit a detector and return how it ranks the rows of a test; only ours knows the ``contamination``."""
     start = time.monotonic()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # from peers, about their default settings

@@ -1,7 +1,7 @@
-"""Outliers in tables of ADBench whose fitted rows contain some: ours, which is told their share, and detectors of PyOD.
+"""Outliers in tables of ADBench whose fitted rows contain some: ours, which knows their share, and detectors of PyOD.
 
 The tables, the test and the detectors are those of :mod:`arcsm.experiments.adbench`. Ours is fitted once more without
-being told.
+the share.
 """
 
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ from arcsm.experiments import adbench
 from arcsm.experiments.adbench import DEVELOPMENT, OURS
 from arcsm.experiments.base import Preset, Result, Settings, Share, Study, check_names, study
 
-UNTOLD = "arcsm, not told"
-METHODS = (OURS, UNTOLD, "MCD", *adbench.PEERS)
+UNINFORMED = "arcsm, share unknown"
+METHODS = (OURS, UNINFORMED, "MCD", *adbench.PEERS)
 
 
 class Contamination(Settings):
-    """Every detector has its default settings, but ours is told the share of outliers."""
+    """Every detector has its default settings, but ours knows the share of outliers."""
 
     cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds", "methods", "tables", "shares"})
     records_cells: ClassVar[bool] = True
@@ -64,8 +64,8 @@ def _test(run: Study[Contamination], share: float, table: str, method: str, seed
     settings = run.settings
     path = adbench.table_path(table)
     split = adbench.split_outliers(path, seed, settings.most_fitted, settings.most_judged, share)
-    told = share if method == OURS else "auto"
-    return adbench.judge(run.device.type, OURS if method == UNTOLD else method, seed, *split, told)
+    known = share if method == OURS else "auto"
+    return adbench.judge(run.device.type, OURS if method == UNINFORMED else method, seed, *split, known)
 
 
 CONTAMINATION = study(
