@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
-from arcsm.estimators import ScoreOutlierDetector
-from arcsm.estimators.false_discoveries import selection_threshold
+from arcsm.estimators import ScoreOutlierDetector, false_discoveries
+from arcsm.estimators.false_discoveries import selection_threshold, weighted_p_values, weighted_selection
 from small_tables import QUICK
 
 
@@ -73,3 +75,91 @@ def test_p_values_of_training_rows_are_a_warning() -> None:
     detector = ScoreOutlierDetector(**QUICK).fit(rows_of(7, np.random.default_rng(0)))
     with pytest.warns(UserWarning, match="all rows were fitted, so p-values are too small"):
         detector.select(rows_of(7, np.random.default_rng(1)), fdr=0.5)
+
+
+def shifted(seed: int, outliers: int = 40) -> tuple[np.ndarray, ...]:
+    """Return scores and weights of 160 normal rows and outliers after a shift, and of 1,000 calibrating rows before it.
+
+    Scores fall with a feature, which is larger after the shift. Outliers are far in another one.
+    """
+    random = np.random.default_rng(seed)
+    before, after = random.normal(size=1000), random.normal(0.7, 1.0, size=160 + outliers)
+    calibrating = -before - 0.3 * random.normal(size=1000)
+    scores = -after - 0.3 * random.normal(size=160 + outliers) - np.repeat([0.0, 5.0], [160, outliers])
+    order = np.argsort(calibrating)
+    return scores, np.exp(0.7 * after), calibrating[order], np.exp(0.7 * before)[order]
+
+
+def test_equal_weights_change_nothing() -> None:
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        scores, calibrating = random.normal(-0.5, 1.5, size=80), np.sort(random.normal(size=60))
+        ones = np.ones(len(calibrating))
+        p = weighted_p_values(scores, 1.0, calibrating, ones)
+        expected = [(1 + (calibrating <= s).sum()) / 61 for s in scores]
+        np.testing.assert_allclose(p, expected, rtol=1e-15)
+        for fdr in (0.05, 0.2, 0.5):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                usual = p <= selection_threshold(p, fdr, len(calibrating))
+            assert np.array_equal(weighted_selection(scores, np.ones(80), calibrating, ones, fdr), usual)
+
+
+def test_the_scale_of_weights_does_not_matter() -> None:
+    scores, weights, calibrating, theirs = shifted(0)
+    for factor in (1e-6, 1e6):
+        assert np.array_equal(
+            weighted_selection(scores, factor * weights, calibrating, factor * theirs, 0.2),
+            weighted_selection(scores, weights, calibrating, theirs, 0.2),
+        )
+
+
+def test_the_bound_holds_after_a_shift() -> None:
+    """In 200 draws; without weights most of the selected rows are normal."""
+    fdr, realised, unweighted, found = 0.2, [], [], []
+    for seed in range(200):
+        scores, weights, calibrating, theirs = shifted(seed)
+        chosen = weighted_selection(scores, weights, calibrating, theirs, fdr)
+        realised.append(chosen[:160].sum() / max(1, chosen.sum()))
+        found.append(chosen[160:].mean())
+        p = weighted_p_values(scores, 1.0, calibrating, np.ones(1000))
+        usual = p <= selection_threshold(p, fdr, 1000)
+        unweighted.append(usual[:160].sum() / max(1, usual.sum()))
+    error = np.std(realised) / np.sqrt(200)
+    assert np.mean(realised) <= fdr + 2.0 * error
+    assert np.mean(unweighted) > 1.5 * fdr
+    assert np.mean(found) > 0.3
+
+
+def test_many_rows_are_selected_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, weights, calibrating, theirs = shifted(1)
+    whole = weighted_selection(scores, weights, calibrating, theirs, 0.2)
+    monkeypatch.setattr(false_discoveries, "_AT_A_TIME", 500)
+    assert np.array_equal(weighted_selection(scores, weights, calibrating, theirs, 0.2), whole)
+    assert not len(weighted_selection(scores[:0], weights[:0], calibrating, theirs, 0.2))
+
+
+def test_a_detector_takes_weights() -> None:
+    random = np.random.default_rng(0)
+    detector = ScoreOutlierDetector(max_steps=20, n_estimators=1, random_state=0).fit(random.normal(size=(200, 2)))
+    rows, new = random.normal(size=(100, 2)), random.normal(size=(30, 2)) + 1.0
+    usual = detector.calibrate(rows).p_values(new)
+    weights = np.exp(rows[:, 0])
+    weighted = detector.calibrate(rows, weights)
+    scores = detector.score_samples(rows)
+    own = np.exp(new[:, 0])
+    expected = [
+        (weights[scores <= score].sum() + mine) / (weights.sum() + mine)
+        for score, mine in zip(detector.score_samples(new), own, strict=True)
+    ]
+    np.testing.assert_allclose(weighted.p_values(new, own), expected, rtol=1e-12)
+    assert weighted.select(new, 0.9, own).shape == (30,)
+    for call in (weighted.p_values, weighted.select):
+        with pytest.raises(ValueError, match="weights: expected those of the rows"):
+            call(new)
+        with pytest.raises(ValueError, match="weights: expected 30 numbers"):
+            call(new, weights=own[1:])
+    for wrong in (-weights, weights[1:], np.full(100, np.nan), np.zeros(100)):
+        with pytest.raises(ValueError, match="weights: expected"):
+            detector.calibrate(rows, wrong)
+    np.testing.assert_array_equal(detector.calibrate(rows).p_values(new), usual)

@@ -1,9 +1,12 @@
 """Selection of outliers from p-values, with a bound on the share of false ones."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from arcsm.errors import warn
 from arcsm.estimators.column_types import Array
+
+_AT_A_TIME = 1 << 22  # pairs of rows
 
 
 def selection_threshold(p_values: Array, fdr: float, calibration_rows: int) -> float:
@@ -40,6 +43,72 @@ def selection_threshold(p_values: Array, fdr: float, calibration_rows: int) -> f
     ordered = np.sort(p_values)
     is_low = ordered <= fdr * np.arange(1, count + 1) / count * (1.0 + 1e-12)  # which rounding must not exclude
     return float(ordered[is_low].max(initial=0.0))
+
+
+def weighted_p_values(scores: Array, weights: Array | float, calibrating: Array, their_weights: Array) -> Array:
+    """Return p-values of rows whose distribution differs from that of the calibrating ones by weights, ``(N,)``.
+
+    .. math:: p = \\frac{\\sum_i w_i 1[s_i \\le s] + w}{\\sum_i w_i + w}
+
+    Arguments:
+        scores: Of the rows, ``(N,)``: low ones are outlying.
+        weights: Ratios of the densities of the two distributions at the rows, up to a factor, ``(N,)``.
+        calibrating: Scores of the calibrating rows in ascending order, ``(C,)``.
+        their_weights: The same ratios at these, ``(C,)``.
+
+    References:
+        Conformal Prediction Under Covariate Shift (Tibshirani, Barber, Candes and Ramdas, 2019)
+    """
+    as_low, total = _weights_as_low(scores, calibrating, their_weights)
+    return np.asarray((as_low + weights) / (total + weights), dtype=np.float64)
+
+
+def weighted_selection(
+    scores: Array, weights: Array, calibrating: Array, their_weights: Array, fdr: float
+) -> NDArray[np.bool_]:
+    """Return which rows are selected by their :func:`weighted_p_values` so that the bound holds, ``(N,)``.
+
+    Such p-values may depend on each other in ways that Benjamini and Hochberg's procedure does not allow. Weighted
+    conformalised selection therefore repeats it for each row: with the p-values that the others have if the row counts
+    among the calibrating ones, and a p-value of 0 for the row itself. The number that is then selected is the row's
+    own bound, and rows whose bounds disagree with the number selected in the end are pruned. With equal weights, the
+    selection is that of :func:`selection_threshold`.
+
+    References:
+        Model-free selective inference under covariate shift via weighted conformal p-values (Jin and Candes, 2023),
+        Algorithm 1 with deterministic pruning, https://arxiv.org/abs/2307.09291
+    """
+    p_values, count = weighted_p_values(scores, weights, calibrating, their_weights), len(scores)
+    candidates = np.flatnonzero(p_values <= fdr)
+    order = np.argsort(scores, kind="stable")
+    as_low, total = _weights_as_low(scores[order], calibrating, their_weights)
+    places = np.arange(count)
+    limits = fdr * (places + 1) / count * (1.0 + 1e-12)  # which rounding must not exclude
+    bounds = np.zeros(count, dtype=int)
+    for start in range(0, len(candidates), size := max(1, _AT_A_TIME // max(count, 1))):
+        rows = candidates[start : start + size, None]
+        with_row = as_low + weights[rows] * (scores[rows] <= scores[order])
+        with_row[order == rows] = 0.0
+        p_of_others = np.sort(with_row / (total + weights[rows]), 1)
+        bounds[rows[:, 0]] = ((p_of_others <= limits) * (places + 1)).max(1)
+    selected = (bounds > 0) & (p_values <= fdr * bounds / count * (1.0 + 1e-12))
+    numbers = np.sort(bounds[selected])  # the largest r so that at least r rows have a bound of at most r
+    fitting = [r for r in np.unique(numbers) if np.searchsorted(numbers, r, side="right") >= r]
+    return selected & (bounds <= max(fitting, default=0))
+
+
+def _weights_as_low(scores: Array, calibrating: Array, their_weights: Array) -> tuple[Array, float]:
+    """Return the weights of the calibrating rows with as low a score as each row, ``(N,)``, and those of all."""
+    sums = np.concatenate([[0.0], np.cumsum(their_weights)])
+    return sums[np.searchsorted(calibrating, scores, side="right")], float(sums[-1])
+
+
+def check_weights(name: str, weights: object, rows: int) -> Array:
+    """Return weights of rows as numbers ``(N,)``, after checks."""
+    found = np.asarray(weights, dtype=np.float64)
+    if found.shape != (rows,) or not np.isfinite(found).all() or (found < 0.0).any():
+        raise ValueError(f"{name}: expected {rows} numbers, one for each row and none negative")
+    return found
 
 
 def check_fdr(fdr: float, calibration_rows: int) -> None:

@@ -20,7 +20,13 @@ from arcsm.estimators.column_inference import NumberRules
 from arcsm.estimators.column_types import Array
 from arcsm.estimators.counterfactuals import ConditionalsByPlace, best_changes, frame_of_changes, known_places
 from arcsm.estimators.density_estimator import DensityEstimator, Rows
-from arcsm.estimators.false_discoveries import selection_threshold
+from arcsm.estimators.false_discoveries import (
+    check_fdr,
+    check_weights,
+    selection_threshold,
+    weighted_p_values,
+    weighted_selection,
+)
 from arcsm.estimators.interval_calibration import IntervalCalibration
 from arcsm.estimators.native_frames import is_native, to_native
 from arcsm.estimators.screening import suspicious_rows, without_suspicious
@@ -63,6 +69,7 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         fitted_scores_: Scores of the fitted rows, of at most 5,000 of them.
         held_out_scores_: Scores of the rows that calibrate the p-values, in ascending order: the held-out rows among
             them, or those of :meth:`calibrate`.
+        held_out_weights_: Weights of the same rows, 1 unless :meth:`calibrate` was given others.
         interval_calibration_: Where held-out values lie in their conditionals; it calibrates the expected intervals.
         median_contributions_: Median contribution of each column over the same rows.
         fitted_excess_: Contributions of the same rows minus the medians.
@@ -86,6 +93,7 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
     fitted_scores_: Array
     fitted_excess_: Array
     held_out_scores_: Array
+    held_out_weights_: Array
     interval_calibration_: IntervalCalibration
     offset_: float
     limits_: ValueLimits
@@ -139,6 +147,7 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
             self.fitted_excess_ = contributions[np.isin(scored, some)] - self.median_contributions_
             self.fitted_scores_ = contributions[np.isin(scored, some)].sum(1)
             self.held_out_scores_ = np.sort(contributions[np.isin(scored, self.held_out_rows_)].sum(1))
+            self.held_out_weights_ = np.ones(len(self.held_out_scores_))
             self.offset_ = self._threshold(self.contamination)
             kinds = [self.columns_.kinds[d] for d in self.columns_.modelled]
             self.limits_ = ValueLimits.of_training_rows(modelled.numpy(), kinds)
@@ -234,7 +243,7 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         """Return 1 for normal rows and -1 for outliers, ``(N,)``."""
         return np.where(self.decision_function(X) < 0.0, -1, 1)
 
-    def calibrate(self, X: Any) -> Self:
+    def calibrate(self, X: Any, weights: Any = None) -> Self:
         """Let other normal rows calibrate the p-values, without fitting again.
 
         If they were not fitted, p-values are exact (split conformal): for a new row from the same distribution,
@@ -244,47 +253,71 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
 
         Arguments:
             X: Normal rows ``(N, D)`` that were not fitted.
+            weights: If normal rows are distributed otherwise today (covariate shift): how many times as likely each of
+                these rows is today, ``(N,)``. The p-values of new rows then need weights on the same scale.
+
+        Raises:
+            ValueError: If weights are negative or no numbers, or all are zero.
         """
-        scores = np.sort(self.score_samples(X))
-        self.held_out_scores_ = scores
+        scores = self.score_samples(X)
+        order = np.argsort(scores)
+        weights = np.ones(len(scores)) if weights is None else check_weights("weights", weights, len(scores))
+        if len(weights) and not weights.any():
+            raise ValueError("weights: expected some that are positive")
+        self.held_out_scores_, self.held_out_weights_ = scores[order], weights[order]
         if isinstance(self.contamination, str):
             self.offset_ = self._threshold(self.contamination)
         return self
 
-    def p_values(self, X: Any) -> Array:
+    def p_values(self, X: Any, weights: Any = None) -> Array:
         """Return the p-value of each row, from the share of held-out rows with as low a score, ``(N,)``.
 
         The smallest is ``1 / (held-out rows + 1)``. A tiny table has no held-out rows, so the training rows serve
-        instead and the p-values are too small. See :meth:`calibrate` for exact ones.
+        instead and the p-values are too small. See :meth:`calibrate` for exact ones, and for the ``weights (N,)``.
         """
-        return self.p_values_from_scores(self.score_samples(X))
+        return self.p_values_from_scores(self.score_samples(X), weights)
 
-    def select(self, X: Any, fdr: float = 0.1) -> NDArray[np.bool_]:
+    def select(self, X: Any, fdr: float = 0.1, weights: Any = None) -> NDArray[np.bool_]:
         """Return which rows are outliers so that at most a share ``fdr`` of these is expected to be normal, ``(N,)``.
 
         The bound holds if :meth:`calibrate` made the p-values exact, and nearly otherwise. It is that of Benjamini and
-        Hochberg; see :func:`~arcsm.estimators.false_discoveries.selection_threshold`. :meth:`predict` instead labels a
-        share of all rows. Which rows are selected depends on the others that are tested with them.
+        Hochberg, or of Jin and Candes if there are weights; see :mod:`arcsm.estimators.false_discoveries`.
+        :meth:`predict` instead labels a share of all rows. Which rows are selected depends on the others that are
+        tested with them.
+
+        Arguments:
+            X: Rows ``(N, D)``.
+            fdr: The bound.
+            weights: Those of the rows, ``(N,)``, if :meth:`calibrate` was given weights.
 
         Raises:
-            ValueError: If ``fdr`` is not between 0 and 1, or lower than the held-out rows can tell.
+            ValueError: If ``fdr`` is not between 0 and 1, or lower than the held-out rows can tell; or if the held-out
+                rows have different weights and these rows none.
 
         Warns:
             UserWarning: If few outliers could not be told from chance with so few held-out rows.
         """
         self.warn_of_training_rows()
-        p = self.p_values(X)
+        scores = self.score_samples(X)
+        if weights is not None:
+            check_fdr(fdr, len(self.held_out_scores_))
+            new = check_weights("weights", weights, len(scores))
+            return weighted_selection(scores, new, self.held_out_scores_, self.held_out_weights_, fdr)
+        p = self.p_values_from_scores(scores)
         return p <= selection_threshold(p, fdr, len(self.held_out_scores_))
 
-    def p_values_from_scores(self, scores: Array) -> Array:
+    def p_values_from_scores(self, scores: Array, weights: Any = None) -> Array:
         """Return the p-values of rows with these :meth:`score_samples`."""
-        as_low = np.searchsorted(self.held_out_scores_, scores, side="right")
-        return np.asarray((1.0 + as_low) / (1.0 + len(self.held_out_scores_)), dtype=np.float64)
+        if weights is None and len(np.unique(self.held_out_weights_)) > 1:
+            raise ValueError("weights: expected those of the rows, because those that calibrate the p-values have some")
+        new = 1.0 if weights is None else check_weights("weights", weights, len(scores))
+        return weighted_p_values(scores, new, self.held_out_scores_, self.held_out_weights_)
 
     def score_of_p_value(self, p_value: float) -> float:
         """Return the threshold below which the p-values of scores are at most ``p_value``."""
-        scores = self.held_out_scores_
-        p_values = (1.0 + np.arange(len(scores) + 1)) / (1.0 + len(scores))
+        scores, weights = self.held_out_scores_, self.held_out_weights_
+        typical = weights.mean() if len(weights) else 1.0
+        p_values = (typical + np.concatenate([[0.0], np.cumsum(weights)])) / (typical + weights.sum())
         thresholds = np.concatenate([[-np.inf], scores, [np.inf]])
         return float(thresholds[np.searchsorted(p_values, p_value, side="right")])
 
