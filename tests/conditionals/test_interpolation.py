@@ -134,8 +134,9 @@ def test_c_returns_what_torch_does(hidden: tuple[int, ...], residual: bool, rows
     assert torch.equal(found.error.isinf(), expected.error.isinf())
     assert bool(found.error[0].isinf())
     inside = ~expected.error.isinf()
-    torch.testing.assert_close(found.log_prob()[inside].double(), expected.log_prob()[inside], rtol=1e-6, atol=1e-5)
-    torch.testing.assert_close(found.cdf()[inside].double(), expected.cdf()[inside], rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(found.log_prob()[inside], expected.log_prob()[inside], rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(found.cdf()[inside], expected.cdf()[inside], rtol=1e-5, atol=0.0)
+    torch.testing.assert_close((1.0 - found.cdf())[inside], (1.0 - expected.cdf())[inside], rtol=1e-5, atol=0.0)
     torch.testing.assert_close(found.error[inside].double(), expected.error[inside], rtol=1e-3, atol=1e-6)
 
 

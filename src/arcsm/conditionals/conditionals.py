@@ -441,7 +441,7 @@ class Conditionals:
             found = Interpolated(*compiled.interpolate(self._projection, carried.x, sigma, nodes))
         else:
             found = interpolate(lambda x: self.score(x, sigma), carried.x, sigma, self.data_std, nodes)
-        results = function(found).double()
+        results = function(found)
         rows = (~(found.error <= self.accuracy.tol)).nonzero()[:, 0]
         if len(rows):
             rest = Carried(*(values[rows] for values in carried))

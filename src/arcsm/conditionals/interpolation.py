@@ -42,12 +42,13 @@ class Interpolated(NamedTuple):
     error: Tensor  # of the log density, estimated; infinite beyond the nodes
 
     def log_prob(self) -> Tensor:
-        """Return the log density in nats, ``(N,)``."""
-        return -torch.log(self.below + self.above)
+        """Return the log density in nats, ``(N,)`` in double precision."""
+        return -torch.log(self.below.double() + self.above)
 
     def cdf(self) -> Tensor:
-        """Return the distribution function, ``(N,)``."""
-        return self.below / (self.below + self.above)
+        """Return the distribution function, ``(N,)`` in double precision, which it needs close to one."""
+        below = self.below.double()
+        return below / (below + self.above)
 
 
 def interpolation(sigma: float, data_std: float, tolerance: float) -> Interpolation | None:

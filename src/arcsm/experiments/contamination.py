@@ -31,7 +31,7 @@ class Contamination(Settings):
 
 
 PRESETS: Mapping[Preset, Contamination] = {
-    "smoke": Contamination(methods=(OURS, "IForest"), shares=(0.1,), most_fitted=60, most_judged=40),
+    "smoke": Contamination(methods=(OURS, UNINFORMED), shares=(0.1,), most_fitted=60, most_judged=40),
     "cpu": Contamination(seeds=3),
     "paper": Contamination(seeds=3, most_fitted=10_000, most_judged=1_000_000),
 }
