@@ -133,7 +133,7 @@ def test_missing_values_contribute_the_median() -> None:
 @pytest.mark.parametrize("held_out", [2, 5, 20, 100])
 def test_a_tenth_of_new_rows_is_flagged_at_most_unless_few_are_held_out(held_out: int) -> None:
     detector = ScoreOutlierDetector()
-    detector.held_out_scores_ = np.arange(float(held_out))
+    detector.held_out_scores_, detector.held_out_weights_ = np.arange(float(held_out)), np.ones(held_out)
     places = np.arange(held_out + 1) - 0.5  # of a new score among them, all equally likely
     expected = pytest.warns(UserWarning, match="of normal rows are flagged") if held_out < 9 else nullcontext()
     with expected:
@@ -143,7 +143,7 @@ def test_a_tenth_of_new_rows_is_flagged_at_most_unless_few_are_held_out(held_out
 
 def test_no_score_has_a_smaller_p_value_than_the_smallest() -> None:
     detector = ScoreOutlierDetector()
-    detector.held_out_scores_ = np.arange(5.0)
+    detector.held_out_scores_, detector.held_out_weights_ = np.arange(5.0), np.ones(5)
     assert detector.score_of_p_value(0.1) == -math.inf
     assert detector.score_of_p_value(1.0 / 6.0) == 0.0
     assert detector.score_of_p_value(1.0) == math.inf
