@@ -70,6 +70,15 @@ def test_the_fitted_table_holds_no_pickles_and_says_what_it_is_for(folder: Path)
     assert list(fitted.forms.types) == ["width", "price", "city", "visits", "paid", "day"]
 
 
+def test_a_part_of_the_rows_can_be_fitted(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit", folder / "table.csv", "--rows", 100, "--for", "values", "--out", tmp_path / "part") == 0
+    assert f"table.csv  100 rows of {ROWS}, drawn at random, 6 columns" in capsys.readouterr().out
+    assert FittedTable.read(tmp_path / "part").lines()[0] == "fitted to   table.csv, 100 rows"
+    assert run("synthesize", "--model", tmp_path / "part", "-n", 5, "--out", tmp_path / "rows.csv") == 0
+    assert list(pd.read_csv(tmp_path / "rows.csv").columns) == list(shop_table(0).columns)
+    assert run("fit", folder / "table.csv", "--rows", 1, "--out", tmp_path / "none") == 2
+
+
 def test_info_says_what_a_fitted_table_holds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("info", folder / "model") == 0
     lines = capsys.readouterr().out.splitlines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -21,3 +22,20 @@ def test_more_than_half_of_the_known_names_of_enough_rows_must_differ(
     assert mostly_differ(column) is expected
     text = SetAside(f"{distinct} different names", False)
     assert reason_to_set_aside(column, ColumnType("name")) == (text if expected else None)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "highest", "expected"),
+    [
+        (120, 1_000, True),
+        (120, 1_190, True),
+        (120, 1_300, False),  # more numbers than rows
+        (30, 1_000, False),  # as many random numbers may all differ by chance
+    ],
+)
+def test_random_rows_of_a_table_have_labels_if_all_rows_do(drawn: int, highest: int, expected: bool) -> None:
+    inner = 1 + np.random.default_rng(0).choice(highest - 2, drawn - 2, replace=False)
+    numbers = np.concatenate([[0, highest - 1], inner])
+    column, number = pd.Series(np.sort(numbers), name="order"), ColumnType("number")
+    assert (reason_to_set_aside(column, number, 1_000) is not None) is expected
+    assert reason_to_set_aside(column, number) is None  # of a table of these rows alone, they would be far apart

@@ -41,6 +41,17 @@ def test_a_cell_is_computed_once_for_the_same_settings(tmp_path: Path) -> None:
     assert with_seed(0).compute_all(cells, {"of a model": "changed"}) == {"of a model": {"value": 5}}
 
 
+def test_a_key_may_have_fewer_seeds_than_the_others(tmp_path: Path) -> None:
+    run = study(tmp_path, Settings(seeds=3, first_seed=5))
+    cells: dict[str, Callable[[int], dict[str, int]]] = {key: lambda seed: {"seed": seed} for key in ("a", "b", "c")}
+    found = run.compute_seeds(cells, most_seeds=lambda key: {"a": 9, "b": 1, "c": 2}[key])
+    assert {key: [cell["seed"] for cell in each] for key, each in found.items()} == {
+        "a": [5, 6, 7],
+        "b": [5],
+        "c": [5, 6],
+    }
+
+
 def test_the_time_of_a_cell_includes_interrupted_runs(tmp_path: Path) -> None:
     current = study(tmp_path)
 

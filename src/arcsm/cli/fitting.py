@@ -28,7 +28,8 @@ from arcsm.cli.options import (
     read_options,
 )
 from arcsm.cli.table_inputs import TableInput
-from arcsm.data import FrameFile
+from arcsm.data import SampledFile
+from arcsm.data.table import Sample
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
 from arcsm.estimators.encoder import Columns
 from arcsm.serialization import weights_path
@@ -53,6 +54,15 @@ def fit(
             help="all; outliers, for arcsm detect alone; or values, for arcsm impute, synthesize and score alone.",
         ),
     ] = "all",
+    most_rows: Annotated[
+        int | None,
+        Option(
+            "--rows",
+            help="Fit at most this many rows of TABLE, drawn at random. Default: 1,000,000, and fewer if there are "
+            "more than 50 columns.",
+            min=2,
+        ),
+    ] = None,
     n_estimators: Estimators = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -67,7 +77,8 @@ def fit(
 ) -> None:
     """Fit a table once; detect, impute, synthesize and score use it with --model, here or on another machine.
 
-    The fitted table holds no pickled objects, so it is safe to open. It holds names and values of TABLE.
+    A table larger than memory is read in parts. The fitted table holds no pickled objects, so it is safe to open. It
+    holds names and values of TABLE.
 
     The command ends by listing the columns of each type that it inferred.
     """
@@ -80,7 +91,7 @@ def fit(
         raise ValueError(f"--out {out}: holds something else than a fitted table; choose another name")
     options = read_options(sep, decimal, encoding, na, ignore, ids, categorical, numeric)
     source = TableInput(table)
-    frame = FrameFile(source.path, options, source=source.source)
+    frame = SampledFile(source.path, most_rows, seed, options, source.source, progress=True)
     rows = frame.read(set_aside=True)
     density = detector = None
     if purpose != "values":
@@ -94,7 +105,7 @@ def fit(
     FittedTable.of_file(frame, rows, density, detector).write(out)
     fitted = density or detector
     assert fitted is not None
-    show_columns(source.source, len(rows), fitted.columns_)
+    show_columns(source.source, len(rows), fitted.columns_, frame.file.sample)
     uses = ["detect"] * (detector is not None) + ["impute", "synthesize", "score"] * (density is not None)
     show(f"{out}  for arcsm {', '.join(uses)}, with --model {out}; or look at it: arcsm serve {out}")
 
@@ -107,9 +118,13 @@ def fit_rows(estimator: ScoreDensity | ScoreOutlierDetector, rows: pd.DataFrame,
         raise ValueError(f"{source}: {error}") from error
 
 
-def show_columns(source: str, rows: int, columns: Columns) -> None:
-    """Print how many columns there are of each type and, unless there are too many, which."""
-    show(f"{source}  {rows} rows, {columns.describe()}")
+def show_columns(source: str, rows: int, columns: Columns, sample: Sample | None = None) -> None:
+    """Print how many columns there are of each type and, unless there are too many, which.
+
+    The ``rows`` may be a ``sample`` of more.
+    """
+    of_all = f" of {sample.total}, drawn at random" if sample is not None and rows < sample.total else ""
+    show(f"{source}  {rows} rows{of_all}, {columns.describe()}")
     if len(columns.kinds) > _MAX_LISTED:
         return
     for words, names in columns.names_by_type().items():

@@ -6,6 +6,7 @@ from arcsm.data.images import IMAGE_SUFFIXES, image_grid, read_images, save_imag
 from arcsm.data.numpy_files import read_array
 from arcsm.data.pixels import ImageSet, scale_images, stretch_images, unscale_images
 from arcsm.data.read_options import ReadOptions
+from arcsm.data.row_samples import SampledFile, sample_rows
 from arcsm.data.streams import RowStream, blocks_of
 from arcsm.data.table import (
     TABLE_SUFFIXES,
@@ -25,6 +26,7 @@ __all__ = [
     "ImageSet",
     "ReadOptions",
     "RowStream",
+    "SampledFile",
     "Table",
     "Toy",
     "blocks_of",
@@ -38,6 +40,7 @@ __all__ = [
     "read_idx",
     "read_images",
     "read_table",
+    "sample_rows",
     "save_images",
     "scale_images",
     "stretch_images",

@@ -15,7 +15,7 @@ from arcsm._runtime.memory import check_fits
 from arcsm.data.checks import check_unique, check_width
 from arcsm.data.column_types import MISSING, TRUTH, default_names, is_number
 from arcsm.data.csv_dialect import decoding, find_dialect, open_text
-from arcsm.data.csv_limits import unpacked_bytes
+from arcsm.data.csv_limits import CELL_BYTES, unpacked_bytes
 from arcsm.data.number_formats import LEADING_ZERO
 from arcsm.data.read_options import ReadOptions
 from arcsm.errors import SkippedWarning, warn
@@ -75,6 +75,11 @@ class CSVFile:
                 at_end = ", or remove the separator at the end of each line" * (place == len(self.columns) - 1)
                 raise ValueError(f"{self.source}: column {place + 1} has no name; name it{at_end}")
         check_unique(self.columns, self.source, hint=" (if the first row is data, put a header above it)")
+
+    @property
+    def most_rows(self) -> int:
+        """A bound on the number of rows: a cell takes a byte at least."""
+        return 1 + self._unpacked // ((CELL_BYTES + 1) * len(self.columns))
 
     def parts(self, rows: int | None, text_columns: Sequence[str] = ()) -> Iterator[pd.DataFrame]:
         """Yield the table without its index, ``rows`` rows at a time or, with ``None``, at once.

@@ -8,7 +8,7 @@ from arcsm._runtime.memory import check_ratio
 
 _LONGEST_LINE = 1 << 26  # bytes; 100,000 columns of 600 characters
 _CHUNK = 1 << 20
-_CELL_BYTES = 16  # of a cell that pandas reads: a number, and where its text begins
+CELL_BYTES = 16  # of a cell that pandas reads: a number, and where its text begins
 
 
 def unpacked_bytes(path: Path, separator: str, source: str) -> int:
@@ -30,7 +30,7 @@ def unpacked_bytes(path: Path, separator: str, source: str) -> int:
             with reading(source, "a CSV file"):
                 chunk = file.read(_CHUNK)
             if not chunk:
-                return size + _CELL_BYTES * cells
+                return size + CELL_BYTES * cells
             size += len(chunk)
             cells += chunk.count(mark) + chunk.count(b"\n")
             last = max(chunk.rfind(b"\n"), chunk.rfind(b"\r"))

@@ -245,7 +245,8 @@ class FrameFile:
         if name in self.options.ids:
             return SetAside("an id", True)
         forced = name in (*self.options.numeric, *self.options.categorical)
-        return None if forced else reason_to_set_aside(column, self.types[name])
+        total = None if self.file.sample is None else self.file.sample.total
+        return None if forced else reason_to_set_aside(column, self.types[name], total)
 
     def _convert(self, column: pd.Series) -> pd.Series:
         kind = self.types[str(column.name)]

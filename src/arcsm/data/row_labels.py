@@ -21,6 +21,7 @@ _MIN_ROWS = 20  # in a smaller table, whole numbers may all differ by chance
 _MIN_NAME_ROWS = 50  # in a smaller table, names may all differ
 _MIN_DISTINCT_NAMES = 0.5  # of the names of a column
 _MAX_SPREAD = 1.2  # highest minus lowest of numbers that count rows, as a multiple of their number
+_MIN_EQUAL_PAIRS = 5.0  # that are expected of as many random numbers; here there are none
 _FREE_TEXT_LENGTH = 25  # characters, on average
 
 
@@ -40,8 +41,10 @@ class SetAside:
         return self.text
 
 
-def reason_to_set_aside(column: pd.Series, kind: ColumnType) -> SetAside | None:
+def reason_to_set_aside(column: pd.Series, kind: ColumnType, total: int | None = None) -> SetAside | None:
     """Return why a typed column says nothing about a row, or ``None``.
+
+    The rows may be random ones of ``total`` rows.
 
     Whole numbers are labels if they all differ and either run through nearly all numbers from the lowest to the highest
     or have a name such as ``id``. Names of time, such as ``year``, are an exception. Names are labels or free text if
@@ -59,7 +62,8 @@ def reason_to_set_aside(column: pd.Series, kind: ColumnType) -> SetAside | None:
         return SetAside(text, distinct == count)
     if kind.kind != "number" or count < _MIN_ROWS or distinct < count or count < len(column):
         return None
-    return SetAside("a different whole number in every row", True) if _counts_rows(present, str(column.name)) else None
+    counts = _counts_rows(present, str(column.name), total or count)
+    return SetAside("a different whole number in every row", True) if counts else None
 
 
 def mostly_differ(names: pd.Series) -> bool:
@@ -85,10 +89,12 @@ def is_id_name(name: str) -> bool:
     return bool(_ID_NAME.fullmatch(name.strip()) or _CAMEL_ID.fullmatch(name.strip()))
 
 
-def _counts_rows(numbers: pd.Series, name: str) -> bool:
+def _counts_rows(numbers: pd.Series, name: str, total: int) -> bool:
+    """Return whether different whole numbers tell ``total`` rows apart; a part of these may differ by chance."""
     values = numbers.to_numpy(dtype=float)
     if not (np.isfinite(values).all() and (values == np.rint(values)).all()):
         return False
     if is_id_name(name):
         return True
-    return not _TIME_NAME.fullmatch(name) and float(values.max() - values.min()) + 1.0 <= _MAX_SPREAD * len(values)
+    spread, pairs = float(values.max() - values.min()) + 1.0, 0.5 * len(values) * (len(values) - 1)
+    return not _TIME_NAME.fullmatch(name) and spread <= _MAX_SPREAD * total and pairs >= _MIN_EQUAL_PAIRS * spread

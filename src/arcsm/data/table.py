@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from arcsm._runtime.files import FilePath, atomic_path, existing_file
 from arcsm.data.checks import check_column_names, check_finite, check_unique, check_width
@@ -39,6 +40,19 @@ def _suffix(path: FilePath, known: Sequence[str]) -> str:
     return suffix
 
 
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Where the rows of a file are in another one, from which they were drawn.
+
+    Attributes:
+        numbers: Their numbers there, in ascending order.
+        total: The number of rows there.
+    """
+
+    numbers: NDArray[np.int64]
+    total: int
+
+
 class TableFile:
     """A file that holds a table, read at once or in parts; see :func:`read_table` for the other arguments.
 
@@ -46,6 +60,9 @@ class TableFile:
         options: How to read a CSV file.
         names: Columns that are known to be names, whatever they look like.
         source: The name of the file in messages. Default: its path.
+
+    Attributes:
+        sample: Where its rows are in another file, from which they were drawn, or ``None``.
     """
 
     def __init__(
@@ -63,6 +80,7 @@ class TableFile:
             raise ValueError(f"key: expected None for a {self.suffix} file, got {self.key!r} ({path})")
         existing_file(self.path)
         self.source = source or str(self.path)
+        self.sample: Sample | None = None
         self._formats: dict[str, NumberFormat | None] = {}
 
     @property
@@ -171,6 +189,8 @@ class TableFile:
 
     def locate(self, row: int) -> str:
         """Return the 1-based place of a row of data, with its line in a CSV file."""
+        if self.sample is not None:
+            return row_place(int(self.sample.numbers[row]))
         line = self.csv.line(row) if self.is_text else None
         return row_place(row) if line is None else f"{row_place(row)} (line {line})"
 

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -112,11 +113,15 @@ class Study(Generic[S]):
         self,
         cells: Mapping[K, Callable[[int], Result]],
         name: Callable[[K, int], str] = _cell_name,
+        most_seeds: Callable[[K], int] = lambda _: sys.maxsize,
     ) -> dict[K, list[Result]]:
-        """Return the results of cells for every seed; ``name`` names the cell of a key and a seed."""
-        seeds = self.settings.seed_range
-        results = self.compute_all({name(k, seed): partial(f, seed) for k, f in cells.items() for seed in seeds})
-        return {key: [results[name(key, seed)] for seed in seeds] for key in cells}
+        """Return the results of cells for every seed.
+
+        ``name`` names the cell of a key and a seed; ``most_seeds`` says how many seeds a key has at most.
+        """
+        seeds = {key: self.settings.seed_range[: most_seeds(key)] for key in cells}
+        results = self.compute_all({name(k, seed): partial(f, seed) for k, f in cells.items() for seed in seeds[k]})
+        return {key: [results[name(key, seed)] for seed in seeds[key]] for key in cells}
 
     def _cell(self, name: str, function: Callable[[], Result], wait: bool, basis: Any) -> Result:
         """Return a cell; raise ``filelock.Timeout`` if another process is computing it and ``wait`` is false."""

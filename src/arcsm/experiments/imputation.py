@@ -31,11 +31,14 @@ _MEASURES = ("rmse", "error", "crps", "coverage", "seconds")
 class Imputation(Settings):
     """Every method has its default settings."""
 
-    cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds", "methods", "tables", "mechanisms"})
+    cell_selection: ClassVar[frozenset[str]] = frozenset(
+        {"seeds", "seeds_of_others", "methods", "tables", "mechanisms"}
+    )
     records_cells: ClassVar[bool] = True
     methods: tuple[str, ...] = Field(METHODS, min_length=1)
     tables: tuple[str, ...] = (*UCI, *MIXED)
     mechanisms: tuple[Mechanism, ...] = MECHANISMS
+    seeds_of_others: Count = 1  # at most, of mechanisms other than MCAR
     share: Share = 0.3  # of hidden values
     most_rows: int = Field(2_000, ge=20)
     draws: int = Field(20, ge=2)
@@ -46,7 +49,7 @@ PRESETS: Mapping[Preset, Imputation] = {
     "smoke": Imputation(methods=(OURS, "mean", "KNN"), tables=("wine",), mechanisms=("mcar",), most_rows=60, draws=3,
                         max_steps=3),
     "cpu": Imputation(seeds=3),
-    "paper": Imputation(seeds=10, most_rows=10_000),
+    "paper": Imputation(seeds=10, seeds_of_others=10, most_rows=10_000),
 }  # fmt: skip
 
 
@@ -61,7 +64,8 @@ def body(run: Study[Imputation]) -> Result:
             for mechanism in settings.mechanisms
             for table in settings.tables
             for method in methods
-        }
+        },
+        most_seeds=lambda key: settings.seeds if key[0] == "mcar" else settings.seeds_of_others,
     )
     tables = {
         mechanism: {
