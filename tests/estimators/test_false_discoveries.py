@@ -102,7 +102,39 @@ def test_equal_weights_change_nothing() -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 usual = p <= selection_threshold(p, fdr, len(calibrating))
-            assert np.array_equal(weighted_selection(scores, np.ones(80), calibrating, ones, fdr), usual)
+                weighted = weighted_selection(scores, np.ones(80), calibrating, ones, fdr)
+            assert np.array_equal(weighted, usual)
+
+
+def test_equal_weights_of_any_size_are_as_good_as_none() -> None:
+    random = np.random.default_rng(0)
+    detector = ScoreOutlierDetector(max_steps=20, n_estimators=1, random_state=0).fit(random.normal(size=(200, 2)))
+    rows, new = random.normal(size=(100, 2)), 1.5 * random.normal(size=(40, 2))
+    p, selected = detector.calibrate(rows).p_values(new), detector.select(new, 0.5)
+    for weight in (0.02, 50.0):
+        detector.calibrate(rows, np.full(100, weight))
+        np.testing.assert_allclose(detector.p_values(new), p, rtol=1e-12)
+        assert np.array_equal(detector.select(new, 0.5), selected)
+
+
+def test_a_bound_that_weighted_rows_cannot_reach_is_rejected() -> None:
+    scores, calibrating, ones = np.full(5, -9.0), np.arange(100.0), np.ones(100)
+    with pytest.raises(ValueError, match=r"fdr: expected at least 0\.5 \(of 100 calibration rows\), got 0\.1"):
+        weighted_selection(scores, np.full(5, 100.0), calibrating, ones, 0.1)
+    many = np.concatenate([scores, np.full(495, 200.0)])
+    with pytest.warns(UserWarning, match="with 100 calibration rows, outliers are found only if there are at least 82"):
+        weighted_selection(many, np.full(500, 5.0 / 3.0), calibrating, ones, 0.1)
+
+
+@pytest.mark.parametrize("rows", range(2, 9))
+def test_some_row_is_flagged_whatever_the_weights(rows: int) -> None:
+    random = np.random.default_rng(rows)
+    detector = ScoreOutlierDetector(max_steps=2, n_estimators=1, random_state=0).fit(random.normal(size=(40, 2)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of few rows
+        for _ in range(20):
+            detector.calibrate(random.normal(size=(rows, 2)), random.random(rows))
+            assert np.isfinite(detector.offset_)
 
 
 def test_the_scale_of_weights_does_not_matter() -> None:
@@ -159,7 +191,7 @@ def test_a_detector_takes_weights() -> None:
             call(new)
         with pytest.raises(ValueError, match="weights: expected 30 numbers"):
             call(new, weights=own[1:])
-    for wrong in (-weights, weights[1:], np.full(100, np.nan), np.zeros(100)):
+    for wrong in (-weights, weights[1:], np.full(100, np.nan), np.zeros(100), np.full(100, 1e308), ["a"] * 100):
         with pytest.raises(ValueError, match="weights: expected"):
             detector.calibrate(rows, wrong)
     np.testing.assert_array_equal(detector.calibrate(rows).p_values(new), usual)

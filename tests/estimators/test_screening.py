@@ -54,6 +54,13 @@ def test_columns_stay_varied() -> None:
     assert np.array_equal(kept, np.sort(kept)[::-1])  # the order of the rows stays
 
 
+def test_a_varied_column_needs_different_values() -> None:
+    x = np.array([[np.nan], [np.nan], [5.0], [5.0], [7.0]])
+    assert without_suspicious(x, np.arange(5), np.array([2, 3, 4])).tolist() == [0, 1, 2, 4]
+    x[1] = 5.0
+    assert without_suspicious(x, np.arange(5), np.array([2, 3, 4])).tolist() == [0, 1, 4]
+
+
 def test_a_detector_recognises_the_outliers_that_it_was_given() -> None:
     rows = with_a_group()
     found = {}

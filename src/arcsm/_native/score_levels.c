@@ -40,8 +40,8 @@ typedef struct {
     long nodes;         /* N, at most MOST_NODES */
     float half_range;   /* of the nodes around zero */
     const float *node;  /* (N,) */
-    const float *sums;  /* of residuals at the nodes, (N + 3, N): the Chebyshev coefficients of their integral, and the
-                           residuals at both ends */
+    const float *sums;  /* of residuals at the nodes, (N + 5, N): the Chebyshev coefficients of their integral, and the
+                           residuals and their slopes at both ends */
     float reach;        /* how far from a point, and from zero, its masses are summed */
     long points;        /* K, of each of the two sums */
     const float *place; /* of the points, as shares of the way, (K,) */
@@ -89,7 +89,7 @@ static workspace lay_out(const network *n, long tile, vec *space)
     w.projection = allocate(space, &w.vectors, n->units[0], half);
     w.at_nodes = allocate(space, &w.vectors, n->units[0], half);
     w.residuals = allocate(space, &w.vectors, MOST_NODES, half);
-    w.sums_of_residuals = allocate(space, &w.vectors, MOST_NODES + 3, half);
+    w.sums_of_residuals = allocate(space, &w.vectors, MOST_NODES + 5, half);
     w.sums = space ? space + w.vectors : NULL;
     w.vectors += (size_t)(VECTORS * half);
     return w;
@@ -368,25 +368,33 @@ void score_levels_interpolate(const network *n, const level *l, const interpolat
         load_points(x + begin, 1, here, point, half);
         for (long node = 0; node < number; node++)
             residuals_at(n, l, nodes, node, w, half);
-        product(number + 3, number, nodes->sums, number, 1, w.residuals, w.sums_of_residuals, half, 0);
+        product(number + 5, number, nodes->sums, number, 1, w.residuals, w.sums_of_residuals, half, 0);
         for (long c = 0; c < half; c++) {
-            vec sums[MOST_NODES + 3];
-            for (long k = 0; k < number + 3; k++)
+            vec sums[MOST_NODES + 5];
+            for (long k = 0; k < number + 5; k++)
                 sums[k] = row(w.sums_of_residuals, k)[c];
             const vec at = point[c], energy = energy_at(nodes, sums, at * per_range) + curvature * at * at;
+            vec ends = broadcast(0.0f); /* the error beyond the nodes, over the density at the point */
             for (int up = 0; up < 2; up++) {
                 const vec sign = broadcast(up ? 1.0f : -1.0f), inwards = -sign * at;
                 const vec way = nodes->reach + choose(inwards > 0.0f, inwards, broadcast(0.0f));
-                vec mass = broadcast(0.0f);
+                vec mass = broadcast(0.0f), ratio = mass, drift = mass;
                 for (long k = 0; k < nodes->points; k++) {
                     const vec there = at + sign * way * nodes->place[k];
                     const vec rise = energy_at(nodes, sums, there * per_range) + curvature * there * there - energy;
-                    mass += nodes->share[k] * exponential(rise);
+                    const vec distance = magnitude(there) - nodes->half_range;
+                    const vec beyond = choose(distance > 0.0f, distance, broadcast(0.0f));
+                    const vec slope = choose(there < 0.0f, sums[number + 3], sums[number + 4]);
+                    ratio = exponential(rise);
+                    mass += nodes->share[k] * ratio;
+                    drift += nodes->share[k] * ratio * magnitude(slope) * beyond * beyond;
                 }
                 (up ? above : below)[c] = way * mass;
+                ends += 0.5f * way * drift + nodes->half_range * ratio;
             }
-            const vec ends = 0.5f * (magnitude(sums[number]) + magnitude(sums[number - 1]));
-            error[c] = choose(magnitude(at) <= nodes->half_range, ends, broadcast(__builtin_inff()));
+            const vec last = 0.5f * (magnitude(sums[number]) + magnitude(sums[number - 1]));
+            const vec all = last + ends / (below[c] + above[c]);
+            error[c] = choose(magnitude(at) <= nodes->half_range, all, broadcast(__builtin_inff()));
         }
         const vec *rows[] = {below, above, error};
         for (long i = 0; i < 3; i++)

@@ -47,7 +47,7 @@ class Interpolation(NamedTuple):
 
     nodes: Tensor  # (N,)
     half_range: float  # the largest distance of a point from zero
-    sums: Tensor  # (N + 3, N), see ``interpolation`` of score_levels.c
+    sums: Tensor  # (N + 5, N), see ``interpolation`` of score_levels.c
     reach: float  # how far from a point, and from zero, its masses are summed
     places: Tensor  # (K,) of the points of these sums, as shares of the way
     shares: Tensor  # (K,) their weights
@@ -145,7 +145,7 @@ class ScoreLevels:
         """Return the masses below and above values ``x (n,)`` over the densities, and estimated errors, ``(3, n)``."""
         found = [t.detach().float().contiguous() for t in (nodes.nodes, nodes.sums, nodes.places, nodes.shares)]
         number, points = len(nodes.nodes), len(nodes.places)
-        sizes = (number,), (number + 3, number), (points,), (points,)
+        sizes = (number,), (number + 5, number), (points,), (points,)
         fits = projection.shape == (*x.shape, self._units[0]) and 1 < number <= _MOST_NODES
         check_shapes("interpolate", (projection, x, *found), fits and tuple(t.shape for t in found) == sizes)
         projection, x = projection.contiguous(), x.contiguous()

@@ -57,7 +57,7 @@ def _interpolations(
     network = Network.from_buffer_copy(with_derivatives)
     network.tangent = False
     count, projection, tile = len(x), exact[0].astype(np.float32), ctypes.c_long(int(code.vector_step()))
-    node, sums, place, share = given = random_arrays([(3,), (6, 3), (2,), (2,)], seed=2)
+    node, sums, place, share = given = random_arrays([(3,), (8, 3), (2,), (2,)], seed=2)
     node_address, sums_address, *rule = map(address, given)
     nodes = Nodes(3, 1.0, node_address, sums_address, 2.0, 2, *rule)
     workspace = Memory(code, code.score_levels_workspace_bytes(ctypes.byref(network), tile))
@@ -75,13 +75,16 @@ def _interpolations(
         series = np.polynomial.chebyshev.chebval(inside, coefficients[:4], tensor=False)
         return np.asarray(series + beyond - 0.5 * level.precision * at**2)
 
-    expected = []
+    masses, ends = [], np.zeros(count)
     for sign in (-1.0, 1.0):
         way = 2.0 + np.maximum(-sign * x, 0.0)
-        rises = [energy(x + sign * way * at) - energy(x) for at in place.astype(np.float64)]
-        expected.append(way * sum(weight * np.exp(rise) for weight, rise in zip(share, rises, strict=True)))
-    ends = 0.5 * np.abs(coefficients[2:4]).sum(0)
-    return found, np.stack([*expected, np.where(np.abs(x) <= 1.0, ends, np.inf)])
+        there = x + sign * way * place[:, None].astype(np.float64)
+        ratios = np.exp(np.stack([energy(at) for at in there]) - energy(x))
+        slopes = np.abs(np.where(there < 0.0, coefficients[6], coefficients[7]))
+        masses.append(way * (share @ ratios))
+        ends += 0.5 * way * (share @ (ratios * slopes * np.maximum(np.abs(there) - 1.0, 0.0) ** 2)) + ratios[-1]
+    error = 0.5 * np.abs(coefficients[2:4]).sum(0) + ends / (masses[0] + masses[1])
+    return found, np.stack([*masses, np.where(np.abs(x) <= 1.0, error, np.inf)])
 
 
 def _score(

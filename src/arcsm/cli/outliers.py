@@ -79,7 +79,8 @@ def detect(
         float | None,
         Option(
             help="Fraction of outliers in TRAIN, at most 0.5. Three times as many rows, which an isolation forest "
-            "separates first, are not fitted. Default: TRAIN is normal, and a tenth of new rows like it are flagged.",
+            "separates first, are not fitted. Default: TRAIN is normal, and a tenth of new rows like it are flagged. "
+            "With --model, only the threshold changes.",
         ),
     ] = None,
     p_value: Annotated[

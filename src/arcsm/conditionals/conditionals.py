@@ -42,6 +42,7 @@ SINGLE_TOLERANCE = 1e-4
 CONDITIONALS_AT_A_TIME = 4096  #: conditionals integrated together
 _ACCELERATOR_CONDITIONALS_AT_A_TIME = 1 << 16  # fewer would leave an accelerator idle
 NEWTON_STEPS = 4  #: for a quantile, where the host does not look at the error
+_LEAST_EVALUATIONS = 2 * len(HALF_GRID_OF_NOISE) - 1  # of the quadrature that takes over from few nodes
 _BLOCK_BYTES = 1 << 21  # activations of one layer that each thread evaluates at a time; larger blocks miss the cache
 
 
@@ -431,6 +432,8 @@ class Conditionals:
         """Return the few nodes that tell densities at the largest noise, if these are accurate enough."""
         has_base = isinstance(self.head, ScoreHead) and self.head.has_original_score
         if self.method != "flow" or not has_base or self.looks is not None or self.is_remote:
+            return None
+        if self.accuracy.max_evaluations < _LEAST_EVALUATIONS:
             return None
         return interpolation(self.path[0], self.data_std, self.accuracy.tol)
 

@@ -7,9 +7,10 @@ the log density up to a constant, and the masses below and above a point give th
 .. math:: E(x) = \\int_0^x r - \\frac{x^2}{2 w^2}, \\qquad
     \\frac{1}{q(x)} = \\int e^{E(z) - E(x)} dz, \\qquad \\frac{F(x)}{q(x)} = \\int_{-\\infty}^x e^{E(z) - E(x)} dz
 
-The integral of :math:`r` is a Chebyshev series, whose coefficients are linear in the residuals and whose last ones tell
-how accurate it is. The masses follow by Gauss-Legendre rules, without another score. No derivative of the score is
-needed.
+The integral of :math:`r` is a Chebyshev series, whose coefficients are linear in the residuals. The masses follow by
+Gauss-Legendre rules, without another score. No derivative of the score is needed. The error is estimated by the last
+coefficients, by how the masses change if the residuals go on with their slopes beyond the nodes, and by the mass
+that the rules leave out.
 
 References:
     Approximation Theory and Approximation Practice (Trefethen, 2013), Chapters 8 and 19
@@ -29,7 +30,7 @@ from arcsm._native import Interpolation
 
 _HALF_RANGE = 2.8  # of the nodes, in widths of the base Gaussian
 _REACH, _POINTS = 5.5, 16  # of the masses, in the same widths, and points of each
-_MIN_TOLERANCE = 5e-4  # nats; constant residuals beyond the nodes cause errors of 1e-4
+_MIN_TOLERANCE = 5e-4  # nats; with constant residuals beyond the nodes, even centred conditionals have errors of 1e-4
 _MIN_NOISE = 1.4  # in standard deviations of the data
 _NODES = ((5e-3, 8), (_MIN_TOLERANCE, 10))  # least tolerance, and nodes; networks are less smooth than mixtures
 
@@ -52,7 +53,7 @@ class Interpolated(NamedTuple):
 
 
 def interpolation(sigma: float, data_std: float, tolerance: float) -> Interpolation | None:
-    """Return an interpolation that is usually within the tolerance, or None if no small number of nodes is."""
+    """Return an interpolation that is usually within the tolerance, or None if none of few nodes is."""
     if sigma < _MIN_NOISE * data_std:
         return None
     return next((through(sigma, data_std, count) for least, count in _NODES if tolerance >= least), None)
@@ -67,8 +68,9 @@ def through(sigma: float, data_std: float, count: int) -> Interpolation:
     coefficients = np.linalg.inv(chebyshev.chebvander(places, count - 1))
     series = half_range * chebyshev.chebint(coefficients, axis=0)
     ends = chebyshev.chebvander(np.array([-1.0, 1.0]), count - 1) @ coefficients
+    slopes = chebyshev.chebval(np.array([-1.0, 1.0]), chebyshev.chebder(coefficients, axis=0)).T / half_range
     points, weights = np.polynomial.legendre.leggauss(_POINTS)
-    arrays = half_range * places, np.concatenate([series, ends]), 0.5 + 0.5 * points, 0.5 * weights
+    arrays = half_range * places, np.concatenate([series, ends, slopes]), 0.5 + 0.5 * points, 0.5 * weights
     nodes, sums, shares_of_way, shares = map(torch.from_numpy, arrays)
     return Interpolation(nodes, half_range, sums, _REACH * width, shares_of_way, shares)
 
@@ -80,20 +82,28 @@ def interpolate(
     precision = 1.0 / (sigma**2 + data_std**2)
     points, sums, places, shares = (t.to(x) for t in (nodes.nodes, nodes.sums, nodes.places, nodes.shares))
     residuals = score(points[:, None].expand(-1, len(x))) + precision * points[:, None]
-    *series, left, right = sums @ residuals
+    *series, left, right, left_slope, right_slope = sums @ residuals
+
+    def beyond(at: Tensor) -> Tensor:
+        return at - at.clamp(-nodes.half_range, nodes.half_range)
 
     def energy(at: Tensor) -> Tensor:
-        u = at / nodes.half_range
-        inside = u.clamp(-1.0, 1.0)
-        beyond = (at - nodes.half_range * inside) * torch.where(u < 0.0, left, right)
-        return _chebyshev_sum(series, inside) + beyond - 0.5 * precision * at.square()
+        inside = (at / nodes.half_range).clamp(-1.0, 1.0)
+        line = beyond(at) * torch.where(at < 0.0, left, right)
+        return _chebyshev_sum(series, inside) + line - 0.5 * precision * at.square()
 
-    def mass(sign: float) -> Tensor:
+    def mass(sign: float) -> tuple[Tensor, Tensor]:
+        """Return the mass on one side, and its error if residuals go on as straight lines beyond the nodes."""
         way = nodes.reach + (-sign * x).clamp(min=0.0)
-        return way * (shares @ torch.exp(energy(x + sign * way * places[:, None]) - energy(x)))
+        there = x + sign * way * places[:, None]
+        ratios = torch.exp(energy(there) - energy(x))
+        slope = torch.where(there < 0.0, left_slope, right_slope).abs()
+        error = shares @ (0.5 * slope * beyond(there).square() * ratios)
+        return way * (shares @ ratios), way * error + nodes.half_range * ratios[-1]
 
-    error = 0.5 * (series[-1].abs() + series[-2].abs())
-    return Interpolated(mass(-1.0), mass(1.0), torch.where(x.abs() <= nodes.half_range, error, math.inf))
+    (below, error_below), (above, error_above) = mass(-1.0), mass(1.0)
+    error = 0.5 * (series[-1].abs() + series[-2].abs()) + (error_below + error_above) / (below + above)
+    return Interpolated(below, above, torch.where(x.abs() <= nodes.half_range, error, math.inf))
 
 
 def _chebyshev_sum(coefficients: Sequence[Tensor], u: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from arcsm.errors import warn
 from arcsm.estimators.column_types import Array
 
 _AT_A_TIME = 1 << 22  # pairs of rows
+_MOST_WEIGHT = 1e100  # so that sums are finite
 
 
 def selection_threshold(p_values: Array, fdr: float, calibration_rows: int) -> float:
@@ -32,14 +33,9 @@ def selection_threshold(p_values: Array, fdr: float, calibration_rows: int) -> f
         Testing for Outliers with Conformal p-values (Bates, Candes, Lei, Romano and Sesia, 2023),
         https://arxiv.org/abs/2104.08279
     """
+    count = len(p_values)
     check_fdr(fdr, calibration_rows)
-    smallest, count = 1.0 / (1.0 + calibration_rows), len(p_values)
-    fewest = int(np.ceil(smallest * count / fdr * (1.0 - 1e-12)))
-    if fewest > max(1, 0.1 * count):
-        warn(
-            f"with {calibration_rows} calibration rows, outliers are found only if there are at least {fewest} among "
-            f"the {count} rows; fit to more rows, or calibrate with more"
-        )
+    _warn_if_few_are_not_found(1.0 / (1.0 + calibration_rows), fdr, count, calibration_rows)
     ordered = np.sort(p_values)
     is_low = ordered <= fdr * np.arange(1, count + 1) / count * (1.0 + 1e-12)  # which rounding must not exclude
     return float(ordered[is_low].max(initial=0.0))
@@ -72,24 +68,35 @@ def weighted_selection(
     conformalised selection therefore repeats it for each row: with the p-values that the others have if the row counts
     among the calibrating ones, and a p-value of 0 for the row itself. The number that is then selected is the row's
     own bound, and rows whose bounds disagree with the number selected in the end are pruned. With equal weights, the
-    selection is that of :func:`selection_threshold`.
+    selection is that of :func:`selection_threshold`. The time is quadratic in the number of rows whose p-values are at
+    most ``fdr``.
+
+    Raises:
+        ValueError: If ``fdr`` is not between 0 and 1, or so low that no number of outliers could be selected.
+
+    Warns:
+        UserWarning: If a few outliers alone could not be selected.
 
     References:
         Model-free selective inference under covariate shift via weighted conformal p-values (Jin and Candes, 2023),
         Algorithm 1 with deterministic pruning, https://arxiv.org/abs/2307.09291
     """
     p_values, count = weighted_p_values(scores, weights, calibrating, their_weights), len(scores)
-    candidates = np.flatnonzero(p_values <= fdr)
     order = np.argsort(scores, kind="stable")
     as_low, total = _weights_as_low(scores[order], calibrating, their_weights)
-    places = np.arange(count)
+    smallest = float((weights / (total + weights)).min(initial=1.0, where=weights > 0.0))
+    check_fdr(fdr, len(calibrating), smallest if count else 0.0)
+    _warn_if_few_are_not_found(smallest, fdr, count, len(calibrating))
+    candidates = np.flatnonzero(p_values <= fdr)
+    order = order[as_low <= fdr * (total + weights.max(initial=0.0)) * (1.0 + 1e-12)]  # p-values of others are higher
+    as_low, places = as_low[: len(order)], np.arange(len(order))
     limits = fdr * (places + 1) / count * (1.0 + 1e-12)  # which rounding must not exclude
     bounds = np.zeros(count, dtype=int)
-    for start in range(0, len(candidates), size := max(1, _AT_A_TIME // max(count, 1))):
+    for start in range(0, len(candidates), size := max(1, _AT_A_TIME // max(len(order), 1))):
         rows = candidates[start : start + size, None]
         with_row = as_low + weights[rows] * (scores[rows] <= scores[order])
         with_row[order == rows] = 0.0
-        p_of_others = np.sort(with_row / (total + weights[rows]), 1)
+        p_of_others = np.sort(with_row / (total + weights[rows]), 1, kind="stable")  # fast, as only one is not in order
         bounds[rows[:, 0]] = ((p_of_others <= limits) * (places + 1)).max(1)
     selected = (bounds > 0) & (p_values <= fdr * bounds / count * (1.0 + 1e-12))
     numbers = np.sort(bounds[selected])  # the largest r so that at least r rows have a bound of at most r
@@ -105,17 +112,33 @@ def _weights_as_low(scores: Array, calibrating: Array, their_weights: Array) -> 
 
 def check_weights(name: str, weights: object, rows: int) -> Array:
     """Return weights of rows as numbers ``(N,)``, after checks."""
-    found = np.asarray(weights, dtype=np.float64)
-    if found.shape != (rows,) or not np.isfinite(found).all() or (found < 0.0).any():
-        raise ValueError(f"{name}: expected {rows} numbers, one for each row and none negative")
+    try:
+        found = np.asarray(weights, dtype=np.float64)
+    except (TypeError, ValueError):
+        found = np.empty(0)
+    if found.shape != (rows,) or not 0.0 <= found.min(initial=0.0) <= found.max(initial=0.0) <= _MOST_WEIGHT:
+        raise ValueError(f"{name}: expected {rows} numbers from 0 to {_MOST_WEIGHT:g}, one for each row")
     return found
 
 
-def check_fdr(fdr: float, calibration_rows: int) -> None:
-    """Check that some number of outliers could be selected."""
+def _warn_if_few_are_not_found(smallest: float, fdr: float, count: int, calibration_rows: int) -> None:
+    """Warn if a few outliers alone could not be selected among ``count`` rows, by the smallest possible p-value."""
+    fewest = int(np.ceil(smallest * count / fdr * (1.0 - 1e-12)))
+    if fewest > max(1, 0.1 * count):
+        warn(
+            f"with {calibration_rows} calibration rows, outliers are found only if there are at least {fewest} among "
+            f"the {count} rows; fit to more rows, or calibrate with more"
+        )
+
+
+def check_fdr(fdr: float, calibration_rows: int, smallest: float | None = None) -> None:
+    """Check that some number of outliers could be selected.
+
+    ``smallest`` is the smallest possible p-value; by default that of calibration rows without weights.
+    """
     if not 0.0 < fdr < 1.0:
         raise ValueError(f"fdr: expected a number between 0 and 1, got {fdr}")
-    smallest = 1.0 / (1.0 + calibration_rows)
+    smallest = 1.0 / (1.0 + calibration_rows) if smallest is None else smallest
     if smallest > fdr:
         raise ValueError(
             f"fdr: expected at least {smallest:.3g} (of {calibration_rows} calibration rows), got {fdr:g}; fit to more "

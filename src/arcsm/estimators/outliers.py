@@ -21,7 +21,6 @@ from arcsm.estimators.column_types import Array
 from arcsm.estimators.counterfactuals import ConditionalsByPlace, best_changes, frame_of_changes, known_places
 from arcsm.estimators.density_estimator import DensityEstimator, Rows
 from arcsm.estimators.false_discoveries import (
-    check_fdr,
     check_weights,
     selection_threshold,
     weighted_p_values,
@@ -272,8 +271,9 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
     def p_values(self, X: Any, weights: Any = None) -> Array:
         """Return the p-value of each row, from the share of held-out rows with as low a score, ``(N,)``.
 
-        The smallest is ``1 / (held-out rows + 1)``. A tiny table has no held-out rows, so the training rows serve
-        instead and the p-values are too small. See :meth:`calibrate` for exact ones, and for the ``weights (N,)``.
+        Without weights, the smallest is ``1 / (held-out rows + 1)``. A tiny table has no held-out rows, so the training
+        rows serve instead and the p-values are too small. See :meth:`calibrate` for exact ones, and for the ``weights
+        (N,)``.
         """
         return self.p_values_from_scores(self.score_samples(X), weights)
 
@@ -300,7 +300,6 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         self.warn_of_training_rows()
         scores = self.score_samples(X)
         if weights is not None:
-            check_fdr(fdr, len(self.held_out_scores_))
             new = check_weights("weights", weights, len(scores))
             return weighted_selection(scores, new, self.held_out_scores_, self.held_out_weights_, fdr)
         p = self.p_values_from_scores(scores)
@@ -310,16 +309,17 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         """Return the p-values of rows with these :meth:`score_samples`."""
         if weights is None and len(np.unique(self.held_out_weights_)) > 1:
             raise ValueError("weights: expected those of the rows, because those that calibrate the p-values have some")
-        new = 1.0 if weights is None else check_weights("weights", weights, len(scores))
+        usual = float(self.held_out_weights_.max(initial=0.0)) or 1.0  # that of all rows
+        new = usual if weights is None else check_weights("weights", weights, len(scores))
         return weighted_p_values(scores, new, self.held_out_scores_, self.held_out_weights_)
 
     def score_of_p_value(self, p_value: float) -> float:
-        """Return the threshold below which the p-values of scores are at most ``p_value``."""
+        """Return the threshold below which the p-values of scores, of rows of mean weight, are at most ``p_value``."""
         scores, weights = self.held_out_scores_, self.held_out_weights_
         typical = weights.mean() if len(weights) else 1.0
         p_values = (typical + np.concatenate([[0.0], np.cumsum(weights)])) / (typical + weights.sum())
         thresholds = np.concatenate([[-np.inf], scores, [np.inf]])
-        return float(thresholds[np.searchsorted(p_values, p_value, side="right")])
+        return float(thresholds[np.searchsorted(p_values, p_value * (1.0 + 1e-12), side="right")])
 
     def explain(self, X: Any, given: Given = "before") -> Any:
         """Return the contribution of each column to :meth:`score_samples`, ``(N, D)`` in nats: low ones are surprising.

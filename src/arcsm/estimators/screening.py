@@ -36,7 +36,9 @@ def without_suspicious(x: Array, rows: NDArray[np.int_], suspicious: NDArray[np.
     """Return ``rows`` without suspicious ones, except for those without which a column of ``x (N, D)`` is constant."""
     kept, dropped = rows[~np.isin(rows, suspicious)], rows[np.isin(rows, suspicious)]
     for column in x.T:
-        if len(np.unique(known := column[kept][~np.isnan(column[kept])])) < 2:
+        known = np.unique(column[kept][~np.isnan(column[kept])])
+        if len(known) < 2:
             others = dropped[~np.isnan(column[dropped]) & ~np.isin(column[dropped], known)]
-            kept = np.union1d(kept, others[:2])
+            _, first = np.unique(column[others], return_index=True)
+            kept = np.union1d(kept, others[np.sort(first)[: 2 - len(known)]])
     return rows[np.isin(rows, kept)]
