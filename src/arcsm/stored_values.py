@@ -92,6 +92,8 @@ def is_a(value: Any, hint: Any) -> bool:
     origin, inner = get_origin(hint), get_args(hint)
     if hint is Any or isinstance(hint, TypeVar):
         return True
+    if (meaning := getattr(origin or hint, "__value__", None)) is not None:  # of an alias, which NDArray may be
+        return is_a(value, meaning)
     if origin is Literal:
         return value in inner
     if origin in (Union, types.UnionType):

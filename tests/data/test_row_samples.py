@@ -126,8 +126,22 @@ def test_bad_input_is_an_error(tmp_path: Path) -> None:
     path.write_text("a,b\n" + "1,2\n" * 50 + "1,2,3\n" + "1,2\n" * 50, encoding="utf-8")
     with pytest.raises(ValueError, match="line 52: expected 2 cells like the first row, got 3"):
         sample_rows(path, 10)
+    path.write_text("a,b,c\n" + "1.5,2\n" * 200, encoding="utf-8")
+    with pytest.raises(ValueError, match="line 2: expected 3 cells like the first row, got 2"):
+        sample_rows(path, 100)
     with pytest.raises(ValueError, match="does not exist"):
         sample_rows(tmp_path / "none.csv")
+
+
+def test_the_header_and_the_index_are_those_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    pd.concat([table()[["a", "b"]].head(300)] * 2).to_csv(path)  # the index starts again
+    assert list(sample_rows(path, 100).columns) == ["a", "b"]
+    names = ["x"] * 150 + [""] * 450
+    path.write_text("0,1,2\n" + "".join(f"{name},{row % 7},1.5\n" for row, name in enumerate(names)), encoding="utf-8")
+    rows = sample_rows(path, 100)
+    assert list(rows.columns) == ["0", "1", "2"]
+    assert len(rows) == 100
 
 
 _MEASURE = """

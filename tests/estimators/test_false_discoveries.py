@@ -117,6 +117,21 @@ def test_equal_weights_of_any_size_are_as_good_as_none() -> None:
         assert np.array_equal(detector.select(new, 0.5), selected)
 
 
+@pytest.mark.parametrize("weight", [0.02, 0.3, 0.7, 1.0, 50.0])
+def test_equal_weights_select_at_the_boundary_what_none_do(weight: float) -> None:
+    for count in range(5, 40):
+        calibrating, scores = np.arange(float(count)), np.full(4, 1.5)
+        for k in range(count):
+            fdr = (k + 1) / (count + 1)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                p = weighted_p_values(scores, 1.0, calibrating, np.ones(count))
+                usual = p <= selection_threshold(p, fdr, count)
+                theirs = np.full(count, weight)
+                weighted = weighted_selection(scores, np.full(4, weight), calibrating, theirs, fdr)
+            assert np.array_equal(weighted, usual)
+
+
 def test_a_bound_that_weighted_rows_cannot_reach_is_rejected() -> None:
     scores, calibrating, ones = np.full(5, -9.0), np.arange(100.0), np.ones(100)
     with pytest.raises(ValueError, match=r"fdr: expected at least 0\.5 \(of 100 calibration rows\), got 0\.1"):

@@ -67,7 +67,7 @@ class CSVFile:
             check_width(len(first), self.source)
             below = [self._plain(row) for _, row in islice(rows, _HEAD_ROWS)]
         cells = self._plain(first)
-        self.has_header = self._is_header(cells, below, names)
+        self.has_header = [cell.strip() for cell in first] == list(names) or self._is_header(cells, below, names)
         self.has_index = self.has_header and _is_index(cells, below)
         self.columns = [cell.strip() for cell in first] if self.has_header else list(default_names(len(cells)))
         for place, name in enumerate(self.columns):
@@ -100,7 +100,7 @@ class CSVFile:
         for frame in self._read(rows, na_values=list(self.missing), dtype=dtypes):
             # pandas fills short rows up with missing values
             if not lengths_checked and frame.shape[1] > 1 and bool(frame.iloc[:, -1].isna().any()):
-                self._check_lengths()
+                self.check_lengths()
                 lengths_checked = True
             yield frame.iloc[:, 1:].copy() if self.has_index else frame
 
@@ -151,7 +151,7 @@ class CSVFile:
             raise ValueError(f"{self.source}: expected at least one row of data, got none") from None
         except (pd.errors.ParserError, pd.errors.ParserWarning):
             self._check_quotes()
-            self._check_lengths()
+            self.check_lengths()
             raise ValueError(f"{self.source}: cannot be read: damaged, or not a CSV file") from None
         except Exception:
             with decoding(self.source, self.dialect.encoding):
@@ -212,7 +212,8 @@ class CSVFile:
             f"{csv.field_size_limit():,} characters"
         )
 
-    def _check_lengths(self) -> None:
+    def check_lengths(self) -> None:
+        """Check that all rows have as many cells as the first."""
         for line, row in self._rows():
             if len(row) != len(self.columns):
                 count = len(self.columns)

@@ -30,7 +30,7 @@ _TEXT = pd.ArrowDtype(pyarrow.string())  # far smaller than Python's strings
 class SampledFile(FrameFile):
     """Random rows of a table in a file, each with equal probability, in their order in the file.
 
-    The file is read once, a part at a time, so that memory does not grow with it. The rows are copied to a temporary
+    The file is read a part at a time, so that memory does not grow with it. The rows are copied to a temporary
     file in the form of the first, from which types are inferred; it lives as long as the object.
 
     Arguments:
@@ -79,6 +79,7 @@ class SampledFile(FrameFile):
         if file.is_text and file.csv.dialect.first_line:  # which names the separator
             options = replace(file.options, separator=file.csv.dialect.separator)
         super().__init__(copy, options, source=file.source)
+        self.file = TableFile(copy, None, options, [str(name) for name in drawn.columns], file.source)
         self.file.sample = sample
 
 
@@ -131,12 +132,15 @@ def _size(file: TableFile) -> tuple[int, int]:
 
 
 def _parts(file: TableFile) -> Iterator[pd.DataFrame]:
-    """Yield the rows of a file as :meth:`TableFile.raw_parts` does, without an index that a Parquet file holds."""
+    """Yield the rows of a file as :meth:`TableFile.raw_parts` does, without an index."""
     if file.suffix == ".npy":
         blocks = ArrayBlocks(file.path)
         yield from (pd.DataFrame(blocks.read(block), columns=list(blocks.columns)) for block in range(len(blocks.ends)))
     for part in file.raw_parts(_PART_ROWS) if file.suffix != ".npy" else ():
-        yield part.astype(_TEXT) if file.is_text else part.drop(columns=file.index)
+        if file.is_text and bool((part.iloc[:, -1] == "").any()):
+            file.csv.check_lengths()  # pandas fills up short rows
+        part = part.drop(columns=file.index)
+        yield part.astype(_TEXT) if file.is_text else part
 
 
 def _draw(parts: Iterable[pd.DataFrame], rows: int, seed: int, work: Track) -> tuple[pd.DataFrame, Sample]:

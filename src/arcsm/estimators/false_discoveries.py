@@ -87,7 +87,7 @@ def weighted_selection(
     smallest = float((weights / (total + weights)).min(initial=1.0, where=weights > 0.0))
     check_fdr(fdr, len(calibrating), smallest if count else 0.0)
     _warn_if_few_are_not_found(smallest, fdr, count, len(calibrating))
-    candidates = np.flatnonzero(p_values <= fdr)
+    candidates = np.flatnonzero(p_values <= fdr * (1.0 + 1e-12))
     order = order[as_low <= fdr * (total + weights.max(initial=0.0)) * (1.0 + 1e-12)]  # p-values of others are higher
     as_low, places = as_low[: len(order)], np.arange(len(order))
     limits = fdr * (places + 1) / count * (1.0 + 1e-12)  # which rounding must not exclude
@@ -139,7 +139,7 @@ def check_fdr(fdr: float, calibration_rows: int, smallest: float | None = None) 
     if not 0.0 < fdr < 1.0:
         raise ValueError(f"fdr: expected a number between 0 and 1, got {fdr}")
     smallest = 1.0 / (1.0 + calibration_rows) if smallest is None else smallest
-    if smallest > fdr:
+    if smallest > fdr * (1.0 + 1e-12):
         raise ValueError(
             f"fdr: expected at least {smallest:.3g} (of {calibration_rows} calibration rows), got {fdr:g}; fit to more "
             "rows, or calibrate with more"
