@@ -99,6 +99,14 @@ def write_table(path: Path) -> None:
     table.to_csv(path, index=False)
 
 
+@torch.no_grad()
+def change_weights(network: torch.nn.Module, scale: float = 0.3) -> None:
+    """Change the weights at random, as few steps of training leave some without effect."""
+    generator = torch.Generator().manual_seed(0)
+    for weight in network.parameters():
+        weight.add_(scale * torch.randn(weight.shape, generator=generator, dtype=weight.dtype))
+
+
 def write_files(folder: Path) -> None:
     """Write a file of each kind, and what they say now."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,18 +120,24 @@ def write_files(folder: Path) -> None:
     )
     x = torch.tensor(numbers.to_numpy(), dtype=torch.float32)
     arcsm.fit(model, x, config=arcsm.TrainConfig(steps=20, batch_size=32, seed=0))
+    change_weights(model)
     arcsm.save(model, folder / "model.safetensors")
     density, detector = ScoreDensity(**SMALL).fit(rows), ScoreOutlierDetector(**SMALL).fit(rows)
-    density.save(folder / "density.safetensors")
-    detector.save(folder / "detector.safetensors")
-    ScoreOutlierDetector(fast=True, **SMALL).fit(rows).save(folder / "fast_detector.safetensors")
+    fast = ScoreOutlierDetector(fast=True, **SMALL).fit(rows)
     with patch.object(forest, "_LEAST_TREES", 2), patch.object(forest, "_ROWS_OF_ALL_TREES", 1), \
             patch.object(hinted_density, "_TREES_OF_FOLD", 2):  # fmt: skip
         regressor = ScoreRegressor(**SMALL).fit(complete.drop(columns="fee"), complete["fee"])
-    regressor.save(folder / "regressor.safetensors")
     classifier = ScoreClassifier(**SMALL).fit(complete.drop(columns="city"), complete["city"])
-    classifier.save(folder / "classifier.safetensors")
-    ScoreImputer(**SMALL).fit(rows).save(folder / "imputer.safetensors")
+    imputer = ScoreImputer(**SMALL).fit(rows)
+    for estimator in (density, detector, regressor, classifier, imputer.density_):
+        change_weights(estimator.model_.model)
+    change_weights(fast.model_.model, 0.03)  # far from its training, its tails are steep
+    estimators = {
+        "density": density, "detector": detector, "fast_detector": fast, "regressor": regressor,
+        "classifier": classifier, "imputer": imputer,
+    }  # fmt: skip
+    for name, estimator in estimators.items():
+        estimator.save(folder / f"{name}.safetensors")
     FittedTable.of_file(file, rows, density, detector).write(folder / "fitted_table.safetensors")
     found = {name: answer(folder / f"{name}.safetensors", rows) for name, answer in ANSWERS.items()}
     (folder / "answers.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

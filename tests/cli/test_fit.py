@@ -73,9 +73,14 @@ def test_the_fitted_table_holds_no_pickles_and_says_what_it_is_for(folder: Path)
 def test_a_part_of_the_rows_can_be_fitted(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("fit", folder / "table.csv", "--rows", 100, "--for", "values", "--out", tmp_path / "part") == 0
     assert f"table.csv  100 rows of {ROWS}, drawn at random, 6 columns" in capsys.readouterr().out
-    assert FittedTable.read(tmp_path / "part").lines()[0] == "fitted to   table.csv, 100 rows"
+    assert (
+        FittedTable.read(tmp_path / "part").lines()[0] == f"fitted to   table.csv, 100 rows of {ROWS}, drawn at random"
+    )
     assert run("synthesize", "--model", tmp_path / "part", "-n", 5, "--out", tmp_path / "rows.csv") == 0
     assert list(pd.read_csv(tmp_path / "rows.csv").columns) == list(shop_table(0).columns)
+    model, table, out = tmp_path / "part", folder / "table.csv", tmp_path / "rows.csv"
+    assert run("synthesize", table, "--model", model, "-n", 5, "--out", out) == 0
+    assert "quality not measured: 100 random rows of table.csv were fitted, not all" in capsys.readouterr().out
     assert run("fit", folder / "table.csv", "--rows", 1, "--out", tmp_path / "none") == 2
 
 

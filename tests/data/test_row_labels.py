@@ -24,6 +24,15 @@ def test_more_than_half_of_the_known_names_of_enough_rows_must_differ(
     assert reason_to_set_aside(column, ColumnType("name")) == (text if expected else None)
 
 
+@pytest.mark.parametrize(("names", "expected"), [(20_000, True), (2_000, False)])
+def test_names_that_recur_in_the_table_are_no_labels_of_random_rows(names: int, expected: bool) -> None:
+    random = np.random.default_rng(0)
+    rows = random.permutation(np.arange(20_000) % names)[:1_000]
+    column = pd.Series([f"n{row}" for row in rows], name="town")
+    assert mostly_differ(column)
+    assert (reason_to_set_aside(column, ColumnType("name"), 20_000) is not None) is expected
+
+
 @pytest.mark.parametrize(
     ("drawn", "highest", "expected"),
     [

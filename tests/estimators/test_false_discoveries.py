@@ -136,6 +136,9 @@ def test_a_bound_that_weighted_rows_cannot_reach_is_rejected() -> None:
     scores, calibrating, ones = np.full(5, -9.0), np.arange(100.0), np.ones(100)
     with pytest.raises(ValueError, match=r"fdr: expected at least 0\.5 \(of 100 calibration rows\), got 0\.1"):
         weighted_selection(scores, np.full(5, 100.0), calibrating, ones, 0.1)
+    with pytest.raises(ValueError, match="weights: expected some that are positive"):
+        weighted_selection(scores, np.zeros(5), calibrating, ones, 0.1)
+    assert weighted_selection(scores, np.array([0.0, 0.0, 1.0, 1.0, 1.0]), calibrating, ones, 0.1).all()
     many = np.concatenate([scores, np.full(495, 200.0)])
     with pytest.warns(UserWarning, match="with 100 calibration rows, outliers are found only if there are at least 82"):
         weighted_selection(many, np.full(500, 5.0 / 3.0), calibrating, ones, 0.1)

@@ -38,6 +38,7 @@ class FittedTable:
         decimals: The most decimals of each column of numbers; see :func:`~arcsm.estimators.rounding.decimals_of`.
         density: Its density, unless it was fitted for outliers alone.
         detector: Its detector of outliers, unless it was fitted for values alone.
+        total: How many rows the file has, if only some were drawn and fitted.
     """
 
     source: str
@@ -51,6 +52,7 @@ class FittedTable:
     decimals: dict[str, int | None]
     density: ScoreDensity | None = None
     detector: ScoreOutlierDetector | None = None
+    total: int | None = None
 
     @classmethod
     def of_file(
@@ -60,10 +62,11 @@ class FittedTable:
         estimator = density or detector
         assert estimator is not None
         labels = [name for name, reason in file.set_aside.items() if reason.is_label]
-        decimals = decimals_of(rows, estimator.columns_)
+        decimals, sample = decimals_of(rows, estimator.columns_), file.file.sample
+        total = sample.total if sample is not None and len(rows) < sample.total else None
         return cls(
             Path(file.file.source).name, len(rows), tuple(file.options.missing), file.options.encoding,
-            tuple(file.options.ignore), tuple(labels), file.forms, _digest(rows), decimals, density, detector,
+            tuple(file.options.ignore), tuple(labels), file.forms, _digest(rows), decimals, density, detector, total,
         )  # fmt: skip
 
     @classmethod
@@ -91,7 +94,7 @@ class FittedTable:
 
     def lines(self) -> list[str]:
         """Return lines that say what the table holds."""
-        found = [f"fitted to   {self.source}, {self.rows} rows"]
+        found = [f"fitted to   {self.source}, {self.rows} rows{of_total(self.total)}"]
         if self.labels:
             found.append(f"labels      {', '.join(map(printable, self.labels))}")
         for name, estimator in (("density", self.density), ("detector", self.detector)):
@@ -132,6 +135,11 @@ class FittedTable:
             options, encoding=encoding, missing=[*self.missing, *options.missing], default_decimal=decimal
         )
         return FrameFile(table.path, options, self.forms.types, table.source)
+
+
+def of_total(total: int | None) -> str:
+    """Return the words after a number of rows if these were drawn from ``total`` rows."""
+    return "" if total is None else f" of {total}, drawn at random"
 
 
 def _digest(rows: pd.DataFrame) -> str:

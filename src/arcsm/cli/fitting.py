@@ -11,7 +11,7 @@ from typer import Argument, Option, Typer
 from arcsm._runtime.files import check_separate, check_writable
 from arcsm._runtime.terminal import printable
 from arcsm.cli.console import show
-from arcsm.cli.fitted_tables import FittedTable
+from arcsm.cli.fitted_tables import FittedTable, of_total
 from arcsm.cli.kinds import is_fitted_table
 from arcsm.cli.options import (
     Categorical,
@@ -29,7 +29,6 @@ from arcsm.cli.options import (
 )
 from arcsm.cli.table_inputs import TableInput
 from arcsm.data import SampledFile
-from arcsm.data.table import Sample
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
 from arcsm.estimators.encoder import Columns
 from arcsm.serialization import weights_path
@@ -102,10 +101,11 @@ def fit(
     if purpose != "outliers":
         density = ScoreDensity(n_estimators or "auto", random_state=seed, device=device, verbose=True)
         fit_rows(density, rows, source.source)
-    FittedTable.of_file(frame, rows, density, detector).write(out)
+    known = FittedTable.of_file(frame, rows, density, detector)
+    known.write(out)
     fitted = density or detector
     assert fitted is not None
-    show_columns(source.source, len(rows), fitted.columns_, frame.file.sample)
+    show_columns(source.source, len(rows), fitted.columns_, known.total)
     uses = ["detect"] * (detector is not None) + ["impute", "synthesize", "score"] * (density is not None)
     show(f"{out}  for arcsm {', '.join(uses)}, with --model {out}; or look at it: arcsm serve {out}")
 
@@ -118,13 +118,12 @@ def fit_rows(estimator: ScoreDensity | ScoreOutlierDetector, rows: pd.DataFrame,
         raise ValueError(f"{source}: {error}") from error
 
 
-def show_columns(source: str, rows: int, columns: Columns, sample: Sample | None = None) -> None:
+def show_columns(source: str, rows: int, columns: Columns, total: int | None = None) -> None:
     """Print how many columns there are of each type and, unless there are too many, which.
 
-    The ``rows`` may be a ``sample`` of more.
+    The rows may have been drawn from a ``total``.
     """
-    of_all = f" of {sample.total}, drawn at random" if sample is not None and rows < sample.total else ""
-    show(f"{source}  {rows} rows{of_all}, {columns.describe()}")
+    show(f"{source}  {rows} rows{of_total(total)}, {columns.describe()}")
     if len(columns.kinds) > _MAX_LISTED:
         return
     for words, names in columns.names_by_type().items():

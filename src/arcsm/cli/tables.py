@@ -217,6 +217,8 @@ def _quality(
     known: FittedTable, density: ScoreDensity, rows: pd.DataFrame, drawn: pd.DataFrame, seed: int
 ) -> list[str]:
     """Return lines on the quality of synthetic rows, beside the table to which the density was fitted."""
+    if known.total is not None:
+        return [f"quality not measured: {known.rows} random rows of {known.source} were fitted, not all"]
     if not known.is_of(rows):
         return [
             f"quality not measured: it needs {known.source} as it was fitted, which tells held-out rows from others"

@@ -8,9 +8,9 @@ the log density up to a constant, and the masses below and above a point give th
     \\frac{1}{q(x)} = \\int e^{E(z) - E(x)} dz, \\qquad \\frac{F(x)}{q(x)} = \\int_{-\\infty}^x e^{E(z) - E(x)} dz
 
 The integral of :math:`r` is a Chebyshev series, whose coefficients are linear in the residuals. The masses follow by
-Gauss-Legendre rules, without another score. No derivative of the score is needed. The error is estimated by the last
-coefficients, by how the masses change if the residuals go on with their slopes beyond the nodes, and by the mass
-that the rules leave out.
+Gauss-Legendre rules, without another score. No derivative of the score is needed. The estimated error has three terms:
+the last coefficients, the change of the masses if the residuals continue with their slopes beyond the nodes, and the
+mass that the rules leave out.
 
 References:
     Approximation Theory and Approximation Practice (Trefethen, 2013), Chapters 8 and 19

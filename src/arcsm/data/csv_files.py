@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,7 +15,7 @@ import pandas as pd
 from arcsm._runtime.memory import check_fits
 from arcsm.data.checks import check_unique, check_width
 from arcsm.data.column_types import MISSING, TRUTH, default_names, is_number
-from arcsm.data.csv_dialect import decoding, find_dialect, open_text
+from arcsm.data.csv_dialect import Dialect, decoding, find_dialect, open_text
 from arcsm.data.csv_limits import CELL_BYTES, unpacked_bytes
 from arcsm.data.number_formats import LEADING_ZERO
 from arcsm.data.read_options import ReadOptions
@@ -43,6 +44,7 @@ class CSVFile:
         names: Column names that are known to be names, whatever they look like.
         options: How to read the file. Default: by guesses, which warnings report.
         source: The name of the file in messages. Default: its path.
+        like: A file with the same dialect. This one holds some of its rows, with a header and without an index.
 
     Attributes:
         dialect: The separator, the decimal mark and the encoding.
@@ -51,15 +53,29 @@ class CSVFile:
         has_index: Whether the first column is an index.
     """
 
+    dialect: Dialect
+    columns: list[str]
+    has_header: bool
+    has_index: bool
+
     def __init__(
-        self, path: Path, names: Sequence[str] = (), options: ReadOptions | None = None, source: str | None = None
+        self,
+        path: Path,
+        names: Sequence[str] = (),
+        options: ReadOptions | None = None,
+        source: str | None = None,
+        like: "CSVFile | None" = None,
     ) -> None:
         options = options or ReadOptions()
         self.path, self.source = path, source or str(path)
-        self.dialect = find_dialect(path, options, self.source)
+        self.dialect = find_dialect(path, options, self.source) if like is None else replace(like.dialect, first_line=0)
         self.missing = (*MISSING, *options.missing)
         self._warns_of_points = bool(self.dialect.ambiguous)
         self._unpacked = unpacked_bytes(path, self.dialect.separator, self.source)
+        if like is not None:
+            self.columns = like.columns[like.has_index :]
+            self.has_header, self.has_index = True, False
+            return
         with closing(self._rows()) as rows:
             _, first = next(rows, (0, []))
             if not first:
@@ -67,7 +83,7 @@ class CSVFile:
             check_width(len(first), self.source)
             below = [self._plain(row) for _, row in islice(rows, _HEAD_ROWS)]
         cells = self._plain(first)
-        self.has_header = [cell.strip() for cell in first] == list(names) or self._is_header(cells, below, names)
+        self.has_header = self._is_header(cells, below, names)
         self.has_index = self.has_header and _is_index(cells, below)
         self.columns = [cell.strip() for cell in first] if self.has_header else list(default_names(len(cells)))
         for place, name in enumerate(self.columns):

@@ -32,7 +32,7 @@ def unpacked_bytes(path: Path, separator: str, source: str) -> int:
             if not chunk:
                 return size + CELL_BYTES * cells
             size += len(chunk)
-            cells += chunk.count(mark) + chunk.count(b"\n")
+            cells += chunk.count(mark) + chunk.count(b"\n") + chunk.count(b"\r") - chunk.count(b"\r\n")
             last = max(chunk.rfind(b"\n"), chunk.rfind(b"\r"))
             line = line + len(chunk) if last < 0 else len(chunk) - last - 1
             if line > _LONGEST_LINE:

@@ -56,6 +56,8 @@ def reason_to_set_aside(column: pd.Series, kind: ColumnType, total: int | None =
         named = is_id_name(str(column.name)) and count >= _MIN_ROWS and distinct == count
         if not named and not mostly_differ(column):
             return None
+        if total is not None and _equal_pairs(present) > 0.5 * count * (count - 1) / total:
+            return None  # on average, a name is in two rows of all or in more
         if present.astype(str).str.len().mean() > _FREE_TEXT_LENGTH:
             return SetAside("free text", False)
         text = "a different name in every row" if distinct == count else f"{distinct:,} different names"
@@ -87,6 +89,11 @@ def label_name(taken: Collection[str], level: int | None = None) -> str:
 def is_id_name(name: str) -> bool:
     """Return whether a column has a name such as ``id``, ``customer_id`` or ``PassengerId``."""
     return bool(_ID_NAME.fullmatch(name.strip()) or _CAMEL_ID.fullmatch(name.strip()))
+
+
+def _equal_pairs(names: pd.Series) -> float:
+    counts = names.value_counts().to_numpy(dtype=float)
+    return float((0.5 * counts * (counts - 1.0)).sum())
 
 
 def _counts_rows(numbers: pd.Series, name: str, total: int) -> bool:

@@ -1,16 +1,17 @@
 """Random rows of a table that is larger than memory."""
 
+import csv
 import shutil
 import tempfile
-import warnings
 import weakref
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow
+from numpy.typing import NDArray
 from pyarrow import parquet
 
 from arcsm._runtime.files import FilePath, reading
@@ -21,9 +22,13 @@ from arcsm.data.parquet_limits import PARQUET_KIND, row_count
 from arcsm.data.read_options import ReadOptions
 from arcsm.data.streams import ArrayBlocks
 from arcsm.data.table import Sample, TableFile, frame_writer, write_table
+from arcsm.errors import SkippedWarning, warn
+
+Numbers = NDArray[np.int64]
 
 MOST_ROWS, MOST_CELLS = 1_000_000, 50_000_000  #: of a sample by default
-_PART_ROWS = 50_000
+_PART_ROWS, _PART_CELLS = 50_000, 2_000_000  # at most, that are read at once
+_SUFFIXES = {".csv.gz": ".csv", ".tsv.gz": ".tsv", ".npz": ".npy"}  # of copies
 _TEXT = pd.ArrowDtype(pyarrow.string())  # far smaller than Python's strings
 
 
@@ -31,7 +36,7 @@ class SampledFile(FrameFile):
     """Random rows of a table in a file, each with equal probability, in their order in the file.
 
     The file is read a part at a time, so that memory does not grow with it. The rows are copied to a temporary
-    file in the form of the first, from which types are inferred; it lives as long as the object.
+    file in the form of the first, from which types are inferred. It lives as long as the object.
 
     Arguments:
         path: A CSV, Parquet or NPY file; see :func:`~arcsm.data.read_table`. NPZ files are read whole.
@@ -55,32 +60,39 @@ class SampledFile(FrameFile):
         progress: bool = False,
     ) -> None:
         file = TableFile(path, None, options, source=source)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # those of guesses come when the sample is read
-            columns, most = _size(file)
+        columns, most = _size(file)
         rows = min(MOST_ROWS, max(1, MOST_CELLS // columns)) if rows is None else rows
         check_size("SampledFile", rows=rows)
         if most <= rows:
             super().__init__(path, options, source=source)
             return
         with track(f"drawing rows of {Path(file.source).name}", most, progress) as work:
-            drawn, sample = _draw(_parts(file), rows, seed, work)
-        if not sample.total:
+            drawn, numbers, total = _draw(
+                _parts(file, max(1, min(_PART_ROWS, _PART_CELLS // columns))), rows, seed, work
+            )
+        if not total:
             raise ValueError(f"{file.source}: expected at least one row of data, got none")
+        if file.index:
+            listed = ", ".join(map(repr, file.index))
+            warn(f"{file.source}: its index only labels the rows: not modelled ({listed})", SkippedWarning)
         folder = tempfile.mkdtemp(prefix="arcsm-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        is_array = file.suffix in (".npy", ".npz")
-        copy = Path(folder) / f"sample{'.npy' if is_array else file.suffix.removesuffix('.gz')}"
-        if is_array:
-            write_table(copy, drawn.to_numpy(), list(drawn.columns))
-        else:
+        copy = Path(folder) / f"sample{_SUFFIXES.get(file.suffix, file.suffix)}"
+        if file.is_text:
+            dialect = file.csv.dialect
+            form: dict[str, Any] = {
+                "sep": dialect.separator,
+                "encoding": dialect.encoding,
+                "lineterminator": dialect.line_end,
+            }
+            drawn.to_csv(copy, index=False, quoting=csv.QUOTE_ALL, **form)  # quotes keep spaces
+        elif file.suffix == ".parquet":
             with frame_writer(copy, file) as write:
                 write(drawn)
-        if file.is_text and file.csv.dialect.first_line:  # which names the separator
-            options = replace(file.options, separator=file.csv.dialect.separator)
+        else:
+            write_table(copy, drawn.to_numpy(), list(drawn.columns))
         super().__init__(copy, options, source=file.source)
-        self.file = TableFile(copy, None, options, [str(name) for name in drawn.columns], file.source)
-        self.file.sample = sample
+        self.file.sample = Sample(numbers, total, file)
 
 
 def sample_rows(
@@ -131,22 +143,25 @@ def _size(file: TableFile) -> tuple[int, int]:
     return len(file.csv.columns), file.csv.most_rows
 
 
-def _parts(file: TableFile) -> Iterator[pd.DataFrame]:
-    """Yield the rows of a file as :meth:`TableFile.raw_parts` does, without an index."""
+def _parts(file: TableFile, rows: int) -> Iterator[pd.DataFrame]:
+    """Yield the rows of a file as :meth:`TableFile.raw_parts` does, without an index; text as that of Arrow."""
     if file.suffix == ".npy":
         blocks = ArrayBlocks(file.path)
         yield from (pd.DataFrame(blocks.read(block), columns=list(blocks.columns)) for block in range(len(blocks.ends)))
-    for part in file.raw_parts(_PART_ROWS) if file.suffix != ".npy" else ():
-        if file.is_text and bool((part.iloc[:, -1] == "").any()):
+        return
+    is_checked = False
+    for part in file.raw_parts(rows):
+        if file.is_text and not is_checked and bool((part.iloc[:, -1] == "").any()):
             file.csv.check_lengths()  # pandas fills up short rows
+            is_checked = True
         part = part.drop(columns=file.index)
         yield part.astype(_TEXT) if file.is_text else part
 
 
-def _draw(parts: Iterable[pd.DataFrame], rows: int, seed: int, work: Track) -> tuple[pd.DataFrame, Sample]:
-    """Return ``rows`` random rows of a table, and where they are.
+def _draw(parts: Iterable[pd.DataFrame], rows: int, seed: int, work: Track) -> tuple[pd.DataFrame, Numbers, int]:
+    """Return ``rows`` random rows of a table, their numbers, and how many rows there are.
 
-    Each row has a random key; the rows with the smallest keys are kept. Twice as many are in memory as are drawn.
+    Each row has a random key, and the rows with the smallest keys are kept: at most twice as many, and a part.
     """
     random, bound, total = np.random.default_rng(seed), np.inf, 0
     kept: list[pd.DataFrame] = []
@@ -170,4 +185,4 @@ def _draw(parts: Iterable[pd.DataFrame], rows: int, seed: int, work: Track) -> t
             prune()
         work(len(part))
     prune()
-    return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(), Sample(numbers, total)
+    return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(), numbers, total

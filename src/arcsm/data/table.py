@@ -47,10 +47,12 @@ class Sample:
     Attributes:
         numbers: Their numbers there, in ascending order.
         total: The number of rows there.
+        file: The other file. A copy has its dialect, a header, and no index.
     """
 
     numbers: NDArray[np.int64]
     total: int
+    file: "TableFile"
 
 
 class TableFile:
@@ -91,7 +93,8 @@ class TableFile:
     @cached_property
     def csv(self) -> CSVFile:
         """The CSV file."""
-        return CSVFile(self.path, self.names, self.options, self.source)
+        like = None if self.sample is None else self.sample.file.csv
+        return CSVFile(self.path, self.names, self.options, self.source, like)
 
     @property
     def decimal(self) -> str:
@@ -196,7 +199,8 @@ class TableFile:
 
     def check_named(self, columns: Sequence[str]) -> None:
         """Check that all columns that an option names are among those of the file."""
-        unknown = [name for name in self.options.named if name not in columns and name not in self.index]
+        index = self.index if self.sample is None else self.sample.file.index
+        unknown = [name for name in self.options.named if name not in columns and name not in index]
         if unknown:
             raise ValueError(
                 f"{self.source}: has no column {', '.join(map(repr, unknown))}; it has {', '.join(columns[:20])}"

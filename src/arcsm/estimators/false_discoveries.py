@@ -72,7 +72,8 @@ def weighted_selection(
     most ``fdr``.
 
     Raises:
-        ValueError: If ``fdr`` is not between 0 and 1, or so low that no number of outliers could be selected.
+        ValueError: If ``fdr`` is not between 0 and 1, or so low that no number of outliers could be selected; or if all
+            weights are zero.
 
     Warns:
         UserWarning: If a few outliers alone could not be selected.
@@ -81,11 +82,14 @@ def weighted_selection(
         Model-free selective inference under covariate shift via weighted conformal p-values (Jin and Candes, 2023),
         Algorithm 1 with deterministic pruning, https://arxiv.org/abs/2307.09291
     """
-    p_values, count = weighted_p_values(scores, weights, calibrating, their_weights), len(scores)
+    count = len(scores)
+    if count and not weights.any():
+        raise ValueError("weights: expected some that are positive")
+    p_values = weighted_p_values(scores, weights, calibrating, their_weights)
     order = np.argsort(scores, kind="stable")
     as_low, total = _weights_as_low(scores[order], calibrating, their_weights)
-    smallest = float((weights / (total + weights)).min(initial=1.0, where=weights > 0.0))
-    check_fdr(fdr, len(calibrating), smallest if count else 0.0)
+    smallest = float((weights / (total + weights)).min()) if count else 0.0
+    check_fdr(fdr, len(calibrating), smallest)
     _warn_if_few_are_not_found(smallest, fdr, count, len(calibrating))
     candidates = np.flatnonzero(p_values <= fdr * (1.0 + 1e-12))
     order = order[as_low <= fdr * (total + weights.max(initial=0.0)) * (1.0 + 1e-12)]  # p-values of others are higher

@@ -16,16 +16,11 @@ from arcsm._runtime.devices import resolve_device
 from arcsm._runtime.progress import track
 from arcsm._runtime.sizes import check_size
 from arcsm.errors import warn
+from arcsm.estimators.calibration import Calibration
 from arcsm.estimators.column_inference import NumberRules
 from arcsm.estimators.column_types import Array
 from arcsm.estimators.counterfactuals import ConditionalsByPlace, best_changes, frame_of_changes, known_places
 from arcsm.estimators.density_estimator import DensityEstimator, Rows
-from arcsm.estimators.false_discoveries import (
-    check_weights,
-    selection_threshold,
-    weighted_p_values,
-    weighted_selection,
-)
 from arcsm.estimators.interval_calibration import IntervalCalibration
 from arcsm.estimators.native_frames import is_native, to_native
 from arcsm.estimators.screening import suspicious_rows, without_suspicious
@@ -258,12 +253,8 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         Raises:
             ValueError: If weights are negative or no numbers, or all are zero.
         """
-        scores = self.score_samples(X)
-        order = np.argsort(scores)
-        weights = np.ones(len(scores)) if weights is None else check_weights("weights", weights, len(scores))
-        if len(weights) and not weights.any():
-            raise ValueError("weights: expected some that are positive")
-        self.held_out_scores_, self.held_out_weights_ = scores[order], weights[order]
+        calibration = Calibration.of(self.score_samples(X), weights)
+        self.held_out_scores_, self.held_out_weights_ = calibration.scores, calibration.weights
         if isinstance(self.contamination, str):
             self.offset_ = self._threshold(self.contamination)
         return self
@@ -298,28 +289,19 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
             UserWarning: If few outliers could not be told from chance with so few held-out rows.
         """
         self.warn_of_training_rows()
-        scores = self.score_samples(X)
-        if weights is not None:
-            new = check_weights("weights", weights, len(scores))
-            return weighted_selection(scores, new, self.held_out_scores_, self.held_out_weights_, fdr)
-        p = self.p_values_from_scores(scores)
-        return p <= selection_threshold(p, fdr, len(self.held_out_scores_))
+        return self._calibration.select(self.score_samples(X), fdr, weights)
 
     def p_values_from_scores(self, scores: Array, weights: Any = None) -> Array:
         """Return the p-values of rows with these :meth:`score_samples`."""
-        if weights is None and len(np.unique(self.held_out_weights_)) > 1:
-            raise ValueError("weights: expected those of the rows, because those that calibrate the p-values have some")
-        usual = float(self.held_out_weights_.max(initial=0.0)) or 1.0  # that of all rows
-        new = usual if weights is None else check_weights("weights", weights, len(scores))
-        return weighted_p_values(scores, new, self.held_out_scores_, self.held_out_weights_)
+        return self._calibration.p_values(scores, weights)
 
     def score_of_p_value(self, p_value: float) -> float:
         """Return the threshold below which the p-values of scores, of rows of mean weight, are at most ``p_value``."""
-        scores, weights = self.held_out_scores_, self.held_out_weights_
-        typical = weights.mean() if len(weights) else 1.0
-        p_values = (typical + np.concatenate([[0.0], np.cumsum(weights)])) / (typical + weights.sum())
-        thresholds = np.concatenate([[-np.inf], scores, [np.inf]])
-        return float(thresholds[np.searchsorted(p_values, p_value * (1.0 + 1e-12), side="right")])
+        return self._calibration.threshold(p_value)
+
+    @property
+    def _calibration(self) -> Calibration:
+        return Calibration(self.held_out_scores_, self.held_out_weights_)
 
     def explain(self, X: Any, given: Given = "before") -> Any:
         """Return the contribution of each column to :meth:`score_samples`, ``(N, D)`` in nats: low ones are surprising.
