@@ -27,6 +27,7 @@ REFERENCE = {
     "objectives": "arcsm.objectives",
     "samplers": "arcsm.samplers",
     "conditionals": "arcsm.conditionals",
+    "privacy": "arcsm.privacy",
     "queries": "arcsm.queries",
     "training": "arcsm.training",
     "data": "arcsm.data",

@@ -187,3 +187,47 @@ def test_synthetic_rows_have_gaps_if_asked(suffix: str, tmp_path: Path, capsys: 
     capsys.readouterr()
     assert run("synthesize", source, "--gaps", "--given", "city=Rome", "--out", tmp_path / f"o{suffix}") == 1
     assert "--gaps: rows with given values are complete; leave out --gaps or --given" in capsys.readouterr().err
+
+
+def test_private_rows_have_the_form_of_the_table_and_neither_ids_nor_its_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    random, table, out = np.random.default_rng(0), tmp_path / "table.csv", tmp_path / "out.csv"
+    prices = [f"${price:,.2f}" for price in random.normal(5_000.0, 500.0, 3_000)]
+    kinds = random.choice(["a", "b"], 3_000)
+    pd.DataFrame({"id": range(3_000), "price": prices, "kind": kinds}).to_csv(table, index=False)
+    assert run("synthesize", table, "--epsilon", 2, "--out", out) == 0
+    rows = pd.read_csv(out)
+    assert list(rows.columns) == ["price", "kind"]
+    assert rows["price"].str.fullmatch(r"\$\d,\d{3}\.\d\d").mean() > 0.9
+    assert set(rows["kind"]) == {"a", "b"}
+    assert len(rows) != 3_000
+    printed = capsys.readouterr().out
+    assert "private: epsilon 2, delta 1e-05; quality not measured" in printed
+    assert "3000" not in printed
+
+
+def test_private_rows_in_parquet_have_no_levels_that_are_rare(tmp_path: Path) -> None:
+    levels = np.random.default_rng(0).choice(["Rome", "Oslo"], 3_000).astype(object)
+    levels[0] = "Vaduz"
+    pd.DataFrame({"city": pd.Categorical(levels), "n": np.arange(3_000) % 5}).to_parquet(tmp_path / "t.parquet")
+    assert run("synthesize", tmp_path / "t.parquet", "--epsilon", 2, "--out", tmp_path / "o.parquet") == 0
+    assert b"Vaduz" not in (tmp_path / "o.parquet").read_bytes()
+    assert set(parquet.read_table(tmp_path / "o.parquet").column("city").to_pylist()) == {"Rome", "Oslo"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--delta", "0.001"], "--delta: has no effect without --epsilon"),
+        (["--epsilon", "1", "--report", "page.html"], "--report: shows rows of the table, which --epsilon protects"),
+        (["--epsilon", "0"], "epsilon: expected a positive number"),
+    ],
+)
+def test_private_rows_without_a_budget_or_with_a_report_are_errors(
+    tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pd.DataFrame({"x": np.random.default_rng(0).normal(size=50)}).to_csv(tmp_path / "t.csv", index=False)
+    arguments = [str(tmp_path / one) if one.endswith(".html") else one for one in arguments]
+    assert run("synthesize", tmp_path / "t.csv", "--out", tmp_path / "o.csv", *arguments) == 1
+    assert message in capsys.readouterr().err

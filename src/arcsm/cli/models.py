@@ -155,7 +155,7 @@ def score(
             raise ValueError(f"{', '.join(map(str, paths))}: with --model, expected the table to score alone")
         if devices * nodes > 1:
             raise ValueError("--devices: a fitted table is scored in one process")
-        check_unused({"--method": method, "--class": label, "--skip-bad": skip_bad}, "")
+        check_unused({"--method": method, "--class": label, "--skip-bad": skip_bad}, "with --model")
         options = read_options(sep, decimal, encoding, na, ignore, ids)
         from arcsm.cli.table_scores import score_rows  # estimators take seconds to import
 

@@ -130,11 +130,11 @@ def check_safe_csv(safe_csv: bool, out: Path) -> None:
         raise ValueError(f"--safe-csv: expected --out to be a .csv or .tsv file, got {out}")
 
 
-def check_unused(options: Mapping[str, object], hint: str = "; give it to arcsm fit") -> None:
-    """Check that options without effect beside ``--model`` are not given, by their names."""
+def check_unused(options: Mapping[str, object], where: str = "with --model; give it to arcsm fit") -> None:
+    """Check that options without effect, by default beside ``--model``, are not given, by their names."""
     for name, value in options.items():
         if value is not None and value is not False and value != []:
-            raise ValueError(f"{name}: has no effect with --model{hint}")
+            raise ValueError(f"{name}: has no effect {where}")
 
 
 def read_options(

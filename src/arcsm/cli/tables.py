@@ -1,5 +1,6 @@
 """Commands that use the density of a table: impute missing values, synthesize rows."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -32,9 +33,9 @@ from arcsm.cli.options import (
 from arcsm.cli.table_inputs import TableInput
 from arcsm.data import FrameFile, frame_writer
 from arcsm.data.parquet_files import cast_as_parquet
-from arcsm.estimators import ScoreDensity
+from arcsm.estimators import PrivateDensity, ScoreDensity
 from arcsm.estimators.encoder import Columns
-from arcsm.estimators.rounding import round_like
+from arcsm.estimators.rounding import decimals_of, round_like
 from arcsm.estimators.synthesis_quality import SynthesisQuality
 
 app = Typer()
@@ -111,7 +112,8 @@ def impute(
 @app.command(
     epilog="Examples: arcsm synthesize table.csv --out rows.csv --report rows.html   |   "
     "arcsm synthesize table.csv -n 100 --given city=Rome --given day=2026-11-25 --out rows.csv   |   "
-    "arcsm synthesize table.csv --gaps --out rows.csv   |   arcsm synthesize --model model -n 100 --out rows.csv"
+    "arcsm synthesize table.csv --gaps --out rows.csv   |   arcsm synthesize --model model -n 100 --out rows.csv   |   "
+    "arcsm synthesize patients.csv --epsilon 1 --out public.csv"
 )
 def synthesize(
     out: Annotated[Path, Option(help="A .csv, .tsv or .parquet file for the synthetic rows.")],
@@ -132,6 +134,18 @@ def synthesize(
         Path | None, Option("--report", help="Also write an HTML report that compares the rows to TABLE.")
     ] = None,
     gaps: Annotated[bool, Option("--gaps", help="Leave values out as TABLE does. Default: rows are complete.")] = False,
+    epsilon: Annotated[
+        float | None,
+        Option(
+            help="Protect each row of TABLE by differential privacy with this budget: 1 is strong, 10 is weak. The "
+            "noise does not depend on --seed.",
+            show_default=False,
+        ),
+    ] = None,
+    delta: Annotated[
+        float | None,
+        Option(help="With --epsilon, the probability that it fails. Default: 0.00001.", show_default=False),
+    ] = None,
     safe_csv: SafeCSV = False,
     n_estimators: Estimators = None,
     seed: Seed = 0,
@@ -153,6 +167,9 @@ def synthesize(
 
     The command ends by listing the columns of each type, how similar the synthetic rows are to the table, and how many
     are copies.
+
+    With --epsilon the rows may be published: they say nearly the same with any one row of TABLE as without it. Names
+    and types of columns are taken as public. Each run spends the budget again.
     """
     if gaps and given:
         raise ValueError("--gaps: rows with given values are complete; leave out --gaps or --given")
@@ -162,6 +179,12 @@ def synthesize(
     check_safe_csv(safe_csv, out)
     options = read_options(sep, decimal, encoding, na, ignore, ids, categorical, numeric)
     source = None if table is None else TableInput(table)
+    if epsilon is None:
+        check_unused({"--delta": delta}, "without --epsilon")
+    elif model is not None:
+        raise ValueError("--epsilon: has no effect with --model, which was fitted without it; leave one of them out")
+    elif page is not None:
+        raise ValueError("--report: shows rows of the table, which --epsilon protects; leave one of them out")
     rows, file = None, None
     if model is not None:
         check_unused({"--n-estimators": n_estimators, "--categorical": categorical, "--numeric": numeric})
@@ -169,7 +192,7 @@ def synthesize(
         density, forms, name, total = known.density_for("synthesize", model), known.forms, known.source, known.rows
         if source is None:
             reading = {"--sep": sep, "--decimal": decimal, "--encoding": encoding, "--na": na}
-            check_unused({**reading, "--ignore": ignore, "--id": ids}, " and without a TABLE")
+            check_unused({**reading, "--ignore": ignore, "--id": ids}, "with --model and without a TABLE")
         else:
             file = known.file(source, options)
             rows = file.read()
@@ -181,24 +204,37 @@ def synthesize(
         rows = file.read(set_aside=True)
         forms, name, total = file.forms, source.source, len(rows)
         conditions = given_values(given or (), forms, rows)
-        density = ScoreDensity(n_estimators or "auto", random_state=seed, device=device, verbose=True)
+        orders = n_estimators or "auto"
+        if epsilon is None:
+            density = ScoreDensity(orders, random_state=seed, device=device, verbose=True)
+        else:
+            delta = 1e-5 if delta is None else delta
+            density = PrivateDensity(epsilon, delta, n_estimators=orders, device=device, verbose=True)
         fit_rows(density, rows, source.source)
         known = FittedTable.of_file(file, rows, density, None)
+        if isinstance(density, PrivateDensity):
+            total, rows = density.rows_, None  # from here on, nothing depends on the rows
     count = n or (total if rows is None else len(rows))
     drawn = pd.DataFrame(
         density.conditional(conditions, count, random_state=seed)
         if conditions
         else density.sample(count, random_state=seed, gaps=gaps)
     )
+    if isinstance(density, PrivateDensity):
+        known = replace(known, forms=replace(forms, highest={}), decimals=decimals_of(drawn, density.columns_))
     as_text = out.suffix.lower() != ".parquet"
     drawn = round_like(known.decimals, drawn, conditions, as_text)
-    written = forms.with_ids(forms.written(drawn, as_text))
-    if not as_text and file is not None and file.file.suffix == ".parquet":
+    written = known.forms.with_ids(known.forms.written(drawn, as_text))
+    if not as_text and rows is not None and file is not None and file.file.suffix == ".parquet":
         written = cast_as_parquet(file.file.path, written)
     with frame_writer(out, forms.dialect if file is None else file.file, safe_csv) as write:
         write(written)
     show_columns(name, total, density.columns_)
     show(f"{out}  {count} rows" + (f", {len(drawn.drop_duplicates())} of them different" if conditions else ""))
+    if isinstance(density, PrivateDensity):
+        show(
+            f"private: epsilon {density.epsilon:g}, delta {density.delta:g}; quality not measured, it would reveal rows"
+        )
     if rows is None:
         return
     quality = [] if conditions else _quality(known, density, rows, drawn, seed)

@@ -1,0 +1,116 @@
+"""A density of a table that says little of any one row."""
+
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from sklearn.utils import check_random_state
+
+from arcsm.data.column_types import is_time
+from arcsm.estimators.checks import check_training_rows
+from arcsm.estimators.density import ScoreDensity
+from arcsm.estimators.native_frames import is_native, to_native
+from arcsm.privacy import PrivateStatistics
+from arcsm.privacy.accounting import check_budget
+
+_LEAST_ROWS, _MOST_ROWS = 2_000, 20_000  # that are drawn to train on
+
+
+class PrivateDensity(ScoreDensity):
+    """The density of a table with differential privacy, for synthetic rows and answers that may be published.
+
+    The model never sees the table. It learns from rows that are drawn from :class:`~arcsm.privacy.PrivateStatistics`:
+    the distribution of each column and the correlations of all, with noise. So all that it says, draws or stores is
+    :math:`(\\epsilon, \\delta)`-differentially private, however often it is asked. Relations that are not linear in
+    normal scores of numbers and indicators of names are lost; with few rows or many columns, so are fine details.
+
+    The names and the types of the columns are taken as public. Fitting the same table again spends the budget again.
+
+    Arguments:
+        epsilon: The budget :math:`\\epsilon`: 1 is strong protection, 10 is weak.
+        delta: The budget :math:`\\delta`, much less than one over the number of rows.
+        random_state: Randomness of fitting, and the default of the methods that draw. ``None`` takes the noise from the
+            operating system. Whoever knows another seed can subtract the noise, so it must stay secret.
+        n_estimators: As in :class:`ScoreDensity`, and likewise the other arguments.
+
+    Attributes:
+        rows_: The number of rows of the table, with noise.
+        held_out_rows_: Indices of held-out rows among the drawn ones.
+
+    Example:
+        >>> import numpy as np
+        >>> rows = np.random.default_rng(0).normal(size=(5_000, 2))
+        >>> density = PrivateDensity(epsilon=1.0, max_steps=20, random_state=0).fit(rows)
+        >>> density.sample(3).shape
+        (3, 2)
+    """
+
+    rows_: int
+
+    def __init__(
+        self,
+        epsilon: float = 1.0,
+        delta: float = 1e-5,
+        n_estimators: int | str = "auto",
+        max_steps: int | str = "auto",
+        hidden_features: tuple[int, ...] | str = "auto",
+        validation_fraction: float = 0.15,
+        random_state: int | np.random.RandomState | None = None,
+        device: str = "cpu",
+        verbose: bool = False,
+        order: str = "mixture",
+    ) -> None:
+        super().__init__(
+            n_estimators, max_steps, hidden_features, validation_fraction, random_state, device, verbose, order
+        )
+        self.epsilon, self.delta = epsilon, delta
+
+    def fit(self, X: Any, y: Any = None, **unsupported: Any) -> Self:
+        """Fit the density of rows ``(N, D)``; see :meth:`ScoreDensity.fit`.
+
+        Raises:
+            ValueError: As there; also if a budget is out of range, ``delta`` allows to publish single rows, or no value
+                of a column can be told from the noise.
+        """
+        self._check_fit_arguments(unsupported)
+        with self._unchanged_on_failure():
+            self._check_arguments()
+            table = self._validated(X, reset=True)
+            check_training_rows(table, X)
+            frame = pd.DataFrame(table)
+            _check_types(frame)
+            if self.delta * len(frame) >= 1.0:
+                raise ValueError(
+                    f"delta: expected much less than one over the {len(frame)} rows, got {self.delta:g}; a row might "
+                    "be published as it is"
+                )
+            seed = None if self.random_state is None else check_random_state(self.random_state).randint(2**31 - 1)
+            random = np.random.default_rng(seed)
+            statistics = PrivateStatistics.release(frame, self.epsilon, self.delta, random)
+            drawn = statistics.draw(int(np.clip(statistics.rows, _LEAST_ROWS, _MOST_ROWS)), random)
+            rows: Any = drawn
+            if not isinstance(table, pd.DataFrame):
+                rows = drawn.to_numpy()
+            elif is_native(X):
+                rows = to_native(drawn, X)
+            super().fit(rows)
+            self.rows_ = statistics.rows
+        return self
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        check_budget(self.epsilon, self.delta)
+
+    def _facts(self) -> list[str]:
+        budget = f"differentially private: epsilon {self.epsilon:g}, delta {self.delta:g}"
+        return [budget, f"about {self.rows_:,} rows", *super()._facts()]
+
+
+def _check_types(frame: pd.DataFrame) -> None:
+    for place, name in enumerate(frame.columns):
+        column = frame.iloc[:, place]
+        if is_time(column) and column.dtype.kind not in "mM":
+            raise ValueError(
+                f"column {name!r}: private statistics need dates and durations of pandas (pd.to_datetime), got "
+                f"{column.dtype}"
+            )

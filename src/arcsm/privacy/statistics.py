@@ -1,0 +1,247 @@
+"""The distribution of each column of a table and the correlations of all, with noise that hides any one row."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from arcsm.data.column_types import is_time
+from arcsm.privacy.accounting import noise_for
+from arcsm.privacy.marginals import (
+    STEPS_OF_NUMBERS,
+    STEPS_OF_TIMES,
+    WEIGHT_OF_NAMES,
+    WEIGHT_OF_NUMBERS,
+    Names,
+    NothingToRelease,
+    Numbers,
+    release_names,
+    release_numbers,
+)
+from arcsm.privacy.releases import Array, Releases
+
+_OF_ROWS = 0.1  # weight of the number of rows
+_SHARE_OF_MOMENTS = 0.4  # of the budget, if there are several columns
+_SHARE_OF_RARE = 0.5  # of delta, for values that one row alone has
+_SQUARES = 2.0  # to which the units of a column are clipped, in the mean of the columns of a row
+_LEAST_SCALE = 0.05
+_LEAST_VARIANCE = 0.02  # of what the columns before leave of a unit
+_INTERCEPT_STEPS = 30
+
+
+@dataclass(frozen=True)
+class PrivateStatistics:
+    """Statistics of a table that are :math:`(\\epsilon, \\delta)`-differentially private.
+
+    Whoever sees them, and anything that is computed from them, learns nearly the same with any one row as without it:
+    the probability of any result changes by at most a factor :math:`e^\\epsilon`, but for :math:`\\delta`. Public, and
+    not protected, are the names and the types of the columns.
+
+    Of each column they have the common values and the shares of intervals. Of each pair of columns they have the
+    products of normal scores of numbers, and of indicators of names, from rows that are scaled down to a norm that
+    bounds the influence of each.
+
+    References:
+        The Algorithmic Foundations of Differential Privacy (Dwork and Roth, 2014)
+        Releasing Search Queries and Clicks Privately (Korolova et al., 2009), for the thresholds of rare values
+
+    Attributes:
+        rows: The number of rows, with noise.
+        columns: The distribution of each column.
+        moments: Second moments of the units of all columns, ``(U, U)``.
+        ridge: What is added to the variances to solve for noisy moments.
+        dtypes: The types of the columns.
+    """
+
+    rows: int
+    columns: list[Names | Numbers]
+    moments: Array
+    ridge: float
+    dtypes: pd.Series
+
+    @classmethod
+    def release(cls, table: pd.DataFrame, epsilon: float, delta: float, random: np.random.Generator) -> Self:
+        """Release the statistics of a table ``(N, D)`` of numbers, truth values, texts, dates and times.
+
+        Arguments:
+            table: The rows. Two tables are neighbours if one has a row more than the other.
+            epsilon: The budget :math:`\\epsilon`: 1 is strong protection, 10 is weak.
+            delta: The budget :math:`\\delta`, much less than one over the number of rows.
+            random: The source of the noise, which must stay secret.
+
+        Raises:
+            ValueError: If a budget is out of range, or no value of a column can be told from the noise.
+        """
+        rare = _SHARE_OF_RARE * delta
+        noise = noise_for(epsilon, delta - rare)
+        kinds = [_is_name(table.iloc[:, d]) for d in range(table.shape[1])]
+        weight = _OF_ROWS + sum(WEIGHT_OF_NAMES if is_name else WEIGHT_OF_NUMBERS for is_name in kinds)
+        of_moments = _SHARE_OF_MOMENTS if len(kinds) > 1 else 0.0
+        releases = Releases(noise * math.sqrt(weight / (1.0 - of_moments)), weight, random)
+        rows = max(1, int(releases.count(np.array(float(len(table))), _OF_ROWS)))
+        columns, values, hidden = list[Names | Numbers](), list[NDArray[Any]](), list[Any]()
+        for d, is_name in enumerate(kinds):
+            column = table.iloc[:, d]
+            values.append(_texts(column) if is_name else _numbers(column))
+            steps = STEPS_OF_TIMES if is_time(column) else STEPS_OF_NUMBERS
+            try:
+                columns.append(
+                    release_names(values[-1].tolist(), releases, rare / len(kinds))
+                    if is_name
+                    else release_numbers(values[-1], releases, rare / len(kinds), steps)
+                )
+            except NothingToRelease:
+                hidden.append(table.columns[d])
+        if hidden:
+            raise ValueError(
+                f"column {hidden[0]!r}{_also(hidden[1:])}: no value is common enough to be told from noise; leave it "
+                "out (for a command, --ignore), or use more rows or a larger epsilon"
+            )
+        moments, ridge = np.concatenate([column.own_moments().diagonal() for column in columns]), 0.0
+        if of_moments:
+            noise /= math.sqrt(of_moments)
+            moments, ridge = _moments(columns, values, rows, Releases(noise, 1.0, random))
+        return cls(rows, columns, moments, ridge, table.dtypes)
+
+    def draw(self, count: int, random: np.random.Generator) -> pd.DataFrame:
+        """Draw rows ``(count, D)`` like those of the table; each column depends linearly on those before it.
+
+        Numbers have a normal score with the mean of a linear regression. Names have the probabilities
+        that normal distributions of equal covariance, one for each, give them. Both keep the distribution of their
+        column.
+        """
+        starts = np.cumsum([0, *(len(column.own_moments()) for column in self.columns)])
+        units = np.zeros((count, starts[-1]))
+        drawn = {}
+        for d, column in enumerate(self.columns):
+            own, before = slice(starts[d], starts[d + 1]), slice(0, starts[d])
+            given = units[:, before]
+            if isinstance(column, Numbers):
+                values: NDArray[Any] = self._draw_numbers(column, given, own.start, random)
+            else:
+                values = self._draw_names(column, given, own, random)
+            units[:, own] = column.units(values)
+            missing = random.random(count) < column.missing
+            drawn[d] = _typed(values, missing, self.dtypes.iloc[d])
+        return pd.DataFrame(drawn).set_axis(self.dtypes.index, axis=1)
+
+    def _covariance(self, before: int) -> Array:
+        return self.moments[:before, :before] + self.ridge * np.eye(before)
+
+    def _draw_numbers(self, column: Numbers, given: Array, unit: int, random: np.random.Generator) -> Array:
+        z, before = random.normal(size=len(given)), given.shape[1]
+        if before:
+            slopes = np.linalg.solve(self._covariance(before), self.moments[:before, unit])
+            explained = float(slopes @ self.moments[:before, :before] @ slopes)
+            z = given @ slopes + z * math.sqrt(max(1.0 - explained, _LEAST_VARIANCE))
+        ranks = np.empty(len(z))
+        ranks[np.argsort(z)] = np.arange(len(z)) + random.random(len(z))
+        return column.quantile(ranks / len(z))
+
+    def _draw_names(self, column: Names, given: Array, own: slice, random: np.random.Generator) -> NDArray[np.object_]:
+        logits, before = np.tile(np.log(column.shares), (len(given), 1)), given.shape[1]
+        if before:
+            means = self.moments[:before, own] / np.sqrt(column.shares)  # of the units given each name
+            within = self._covariance(before) - (means * column.shares) @ means.T
+            variances, axes = np.linalg.eigh(within)
+            slopes = axes @ ((axes.T @ means) / np.maximum(variances, max(self.ridge, _LEAST_VARIANCE))[:, None])
+            logits = logits + given @ slopes - 0.5 * (means * slopes).sum(0)
+            for _ in range(_INTERCEPT_STEPS):
+                shares = np.exp(logits - logits.max(1, keepdims=True))
+                shares /= shares.sum(1, keepdims=True)
+                logits = logits + np.log(column.shares / shares.mean(0).clip(1e-9))
+        chosen = (logits + random.gumbel(size=logits.shape)).argmax(1)
+        return np.array(column.names, dtype=object)[chosen]
+
+
+def _moments(
+    columns: Sequence[Names | Numbers], values: Sequence[NDArray[Any]], rows: int, releases: Releases
+) -> tuple[Array, float]:
+    """Release the second moments of units of different columns; return them with those of each, and a ridge."""
+    parts = [column.units(its) for column, its in zip(columns, values, strict=True)]
+    owner = np.repeat(np.arange(len(parts)), [part.shape[1] for part in parts])
+    units, largest = np.concatenate(parts, 1), math.sqrt(_SQUARES * len(parts))
+    units *= np.minimum(1.0, largest / np.linalg.norm(units, axis=1).clip(1e-9))[:, None]
+    upper = owner[:, None] < owner
+    squares = np.stack([np.square(units[:, owner == d]).sum(1) for d in range(len(parts))], 1)  # (N, D)
+    # the squares of the released terms of a row sum to half of the square of all its squares
+    sums = np.concatenate([(units.T @ units)[upper], squares.sum(0) / math.sqrt(2.0)])
+    sensitivity = largest**2 / math.sqrt(2.0)
+    sums = releases.sums(sums, sensitivity) / rows
+    found = np.zeros(upper.shape)
+    found[upper] = sums[: -len(parts)]
+    scale = np.sqrt([
+        _scale(column, square * math.sqrt(2.0)) for column, square in zip(columns, sums[-len(parts) :], strict=True)
+    ])[owner]  # fmt: skip
+    found = (found + found.T) / np.outer(scale, scale)
+    first = 0
+    for column in columns:
+        own = slice(first, first := first + len(column.own_moments()))
+        found[own] = column.own_moments() @ found[own]  # shares sum to one
+        found[:, own] = found[own].T
+        found[own, own] = column.own_moments()
+    variances, axes = np.linalg.eigh(found)
+    noise = releases.noise * sensitivity / rows
+    return (axes * variances.clip(0.0)) @ axes.T, max(noise * math.sqrt(len(owner)), 1e-3)
+
+
+def _scale(column: Names | Numbers, square: float) -> float:
+    """Return the square of the factor by which missing values and the scaling of rows shrink units of a column.
+
+    ``square`` is the mean square of what is left of them.
+    """
+    known = 1.0 - column.missing
+    kept = square / max(known * float(np.trace(column.own_moments())), 1e-9)
+    return max(known**2 * min(kept, 1.0), _LEAST_SCALE)
+
+
+def _is_name(column: pd.Series) -> bool:
+    return not is_time(column) and (
+        not pd.api.types.is_numeric_dtype(column.dtype) or pd.api.types.is_bool_dtype(column.dtype)
+    )
+
+
+def _texts(column: pd.Series) -> NDArray[np.object_]:
+    found = column.astype(object)
+    return np.array(
+        [None if missing else str(value) for value, missing in zip(found, column.isna(), strict=True)], dtype=object
+    )
+
+
+def _numbers(column: pd.Series) -> Array:
+    if not is_time(column):
+        return column.to_numpy(dtype=float, na_value=np.nan)
+    since: pd.Series = column if column.dtype.kind == "m" else column - _epoch(column.dtype)
+    return np.asarray(since.dt.total_seconds(), dtype=float)
+
+
+def _epoch(dtype: Any) -> pd.Timestamp:
+    return pd.Timestamp(0, tz=getattr(dtype, "tz", None))
+
+
+def _typed(values: NDArray[Any], missing: NDArray[np.bool_], dtype: Any) -> pd.Series:
+    """Return values with the type of their column, as far as it can hold them."""
+    if isinstance(dtype, pd.CategoricalDtype):
+        names = [name for name in map(str, dtype.categories) if name in set(values)]
+        cells = pd.Categorical([None if gap else name for name, gap in zip(values, missing, strict=True)], names)
+        return pd.Series(cells.as_ordered() if dtype.ordered else cells)
+    column = pd.Series(values)
+    if dtype.kind in "mM":
+        since = pd.Series(pd.to_timedelta(values, unit="s").round("us"))
+        column = (since if dtype.kind == "m" else _epoch(dtype) + since).astype(dtype)
+    elif pd.api.types.is_bool_dtype(dtype):
+        column = column == "True"
+    if missing.any():
+        column = column.astype(object) if pd.api.types.is_bool_dtype(dtype) else column
+        return column.mask(pd.Series(missing))
+    if pd.api.types.is_integer_dtype(dtype) and bool((column == column.round()).all()):
+        return column.astype(dtype)
+    return column
+
+
+def _also(names: Sequence[Any]) -> str:
+    return f" (also {', '.join(map(repr, names))})" if names else ""

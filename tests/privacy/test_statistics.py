@@ -1,0 +1,191 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+
+from arcsm.privacy import PrivateStatistics, marginals, statistics
+from arcsm.privacy.marginals import Numbers
+from arcsm.privacy.releases import Releases
+
+ALMOST_NO_NOISE = 1e8  # epsilon
+
+
+def small_table(rows: int, seed: int = 0) -> pd.DataFrame:
+    random = np.random.default_rng(seed)
+    x = random.normal(50.0, 10.0, rows).round(1)
+    city = np.where(x + random.normal(0.0, 10.0, rows) > 55.0, "Rome", "Turin")
+    y = 2.0 * x + np.where(city == "Rome", 30.0, 0.0) + random.normal(0.0, 5.0, rows)
+    visits = random.poisson(1.5, rows)
+    return pd.DataFrame({"x": x, "city": city, "y": y, "visits": visits})
+
+
+def statistics_of(table: pd.DataFrame, epsilon: float = ALMOST_NO_NOISE) -> PrivateStatistics:
+    return PrivateStatistics.release(table, epsilon, 1e-6, np.random.default_rng(0))
+
+
+class Recorded(Releases):
+    """Releases whose results are those of another run, so that both runs ask the same; it keeps the true sums."""
+
+    runs: list[list[tuple[NDArray[np.float64], float, float]]]
+    results: list[NDArray[np.float64]]
+    is_replay = False
+
+    def sums(self, sums: NDArray[np.float64], sensitivity: float, weight: float = 1.0) -> NDArray[np.float64]:
+        cls = type(self)
+        cls.runs[-1].append((np.array(sums, dtype=float), sensitivity, weight))
+        if not cls.is_replay:
+            cls.results.append(super().sums(sums, sensitivity, weight))
+        return cls.results[len(cls.runs[-1]) - 1].copy()
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> type[Recorded]:
+    Recorded.runs, Recorded.results, Recorded.is_replay = [], [], False
+    monkeypatch.setattr(statistics, "Releases", Recorded)
+    return Recorded
+
+
+@pytest.mark.parametrize("row", range(0, 400, 40))
+def test_a_row_changes_no_release_by_more_than_its_sensitivity(recorded: type[Recorded], row: int) -> None:
+    table = pd.concat([small_table(400), small_table(1).assign(x=np.nan, city=None)], ignore_index=True)
+    table = pd.concat([table, table.iloc[[row]]], ignore_index=True)  # whose values another row has
+    for rows in (table, table.iloc[:-1]):
+        recorded.runs.append([])
+        PrivateStatistics.release(rows, 1.0, 1e-6, np.random.default_rng(0))
+        recorded.is_replay = True
+    of_all, without = recorded.runs
+    assert len(of_all) == len(without)
+    changes = [
+        float(np.linalg.norm(a - b)) / sensitivity for (a, sensitivity, _), (b, *_) in zip(of_all, without, strict=True)
+    ]
+    assert max(changes) <= 1.0 + 1e-9
+    assert max(changes[:-1]) == 1.0  # of counts
+
+
+def test_the_weights_of_all_releases_are_the_budget(recorded: type[Recorded]) -> None:
+    recorded.runs.append([])
+    PrivateStatistics.release(small_table(400), 1.0, 1e-6, np.random.default_rng(0))
+    *of_counts, of_moments = recorded.runs[0]
+    planned = 0.1 + 3 * marginals.WEIGHT_OF_NUMBERS + marginals.WEIGHT_OF_NAMES
+    assert sum(weight for *_, weight in of_counts) == pytest.approx(planned)
+    assert of_moments[2] == 1.0
+
+
+def test_releases_refuse_more_than_the_budget() -> None:
+    releases = Releases(1.0, 1.0, np.random.default_rng(0))
+    releases.count(np.zeros(3), 0.75)
+    with pytest.raises(RuntimeError, match="more weight than the budget has"):
+        releases.count(np.zeros(3), 0.5)
+
+
+def test_noise_has_the_variance_of_its_weight() -> None:
+    releases = Releases(3.0, 1.0, np.random.default_rng(0))
+    found = releases.sums(np.zeros(100_000), 2.0, 0.25)
+    assert found.std() == pytest.approx(3.0 * 2.0 / math.sqrt(0.25), rel=0.02)
+
+
+def test_a_name_of_one_row_is_seldom_released() -> None:
+    random, delta, trials = np.random.default_rng(0), 0.02, 4_000
+    found = 0
+    for _ in range(trials):
+        releases = Releases(2.0, marginals.WEIGHT_OF_NAMES, random)
+        names = marginals.release_names([*["often"] * 200, "once"], releases, delta).names
+        found += "once" in names
+    standard_error = math.sqrt(delta * (1.0 - delta) / trials)
+    assert abs(found / trials - delta) < 4.0 * standard_error
+
+
+def test_statistics_with_little_noise_are_those_of_the_table() -> None:
+    table = small_table(4_000)
+    found = statistics_of(table)
+    assert found.rows == 4_000
+    x, city, y, visits = found.columns
+    assert city.names == ("Rome", "Turin")
+    np.testing.assert_allclose(city.shares, table["city"].value_counts(normalize=True).sort_index(), atol=1e-9)
+    places = np.quantile(table["y"], np.linspace(0.05, 0.95, 19))
+    np.testing.assert_allclose(y.cdf(places), np.linspace(0.05, 0.95, 19), atol=0.01)
+    units = np.concatenate([x.units(table["x"].to_numpy()), y.units(table["y"].to_numpy())], 1)
+    assert found.moments[0, 3] == pytest.approx(float((units[:, 0] * units[:, 1]).mean()), abs=0.02)
+    assert visits.step in (1.0, None)
+
+
+def test_draws_have_the_columns_and_the_correlations_of_the_table() -> None:
+    table = small_table(8_000)
+    drawn = statistics_of(table).draw(8_000, np.random.default_rng(1))
+    assert list(drawn.columns) == list(table.columns)
+    assert drawn["visits"].dtype == table["visits"].dtype
+    for name in ("x", "y", "visits"):
+        found, expected = (np.quantile(rows[name], [0.1, 0.5, 0.9]) for rows in (drawn, table))
+        np.testing.assert_allclose(found, expected, atol=0.05 * float(table[name].std()))
+    assert float(drawn["x"].corr(drawn["y"])) == pytest.approx(float(table["x"].corr(table["y"])), abs=0.05)
+    by_city, expected_by_city = (rows.groupby("city")["y"].mean() for rows in (drawn, table))
+    np.testing.assert_allclose(by_city, expected_by_city, rtol=0.05)
+
+
+@pytest.mark.parametrize("epsilon", [0.3, 1.0, 10.0])
+def test_draws_keep_the_shares_of_columns_whatever_the_noise(epsilon: float) -> None:
+    table = small_table(4_000)
+    found = statistics_of(table, epsilon)
+    drawn = found.draw(20_000, np.random.default_rng(1))
+    np.testing.assert_allclose(
+        drawn["city"].value_counts(normalize=True).sort_index(), found.columns[1].shares, atol=0.02
+    )
+    deciles = np.linspace(0.1, 0.9, 9)
+    np.testing.assert_allclose(found.columns[2].cdf(np.quantile(drawn["y"], deciles)), deciles, atol=0.02)
+
+
+@pytest.mark.parametrize("step", [None, 0.5])
+def test_quantiles_invert_the_distribution_function(step: float | None) -> None:
+    numbers = Numbers(
+        np.array([0.0, 3.0]), np.array([0.3, 0.1]), np.array([[1.0, 2.0], [2.0, 4.0], [8.0, 9.0]]),
+        np.array([0.2, 0.2, 0.2]), step, 0.0,
+    )  # fmt: skip
+    u = np.array([0.01, 0.29, 0.4, 0.5, 0.65, 0.78, 0.85, 0.99])
+    x = numbers.quantile(u)
+    expected = np.array([0.0, 0.0, 1.5, 2.0, 3.0, 3.8, 8.25, 8.95])
+    np.testing.assert_allclose(x, expected if step is None else [0.0, 0.0, 1.5, 2.0, 3.0, 4.0, 8.0, 9.0], atol=1e-9)
+    if step is None:
+        continuous = [2, 3, 5, 6, 7]
+        np.testing.assert_allclose(numbers.cdf(x)[continuous], u[continuous], atol=1e-9)
+
+
+def test_types_are_kept() -> None:
+    random = np.random.default_rng(0)
+    days = pd.Timestamp("2024-01-01") + pd.to_timedelta(random.integers(0, 300, 3_000), unit="D")
+    table = pd.DataFrame({
+        "day": pd.Series(days),
+        "zoned": pd.Series(days).dt.tz_localize("Europe/Rome"),
+        "wait": pd.to_timedelta(random.integers(0, 90, 3_000), unit="min"),
+        "truth": random.random(3_000) < 0.3,
+        "size": pd.Categorical(random.choice(["S", "M", "L"], 3_000), ["S", "M", "L", "XL"], ordered=True),
+        "gaps": np.where(random.random(3_000) < 0.2, np.nan, random.normal(size=3_000)),
+    })  # fmt: skip
+    drawn = statistics_of(table).draw(2_000, random)
+    assert list(drawn.dtypes)[:4] == list(table.dtypes)[:4]
+    assert list(drawn["size"].cat.categories) == ["S", "M", "L"]
+    assert drawn["size"].cat.ordered
+    assert set(drawn["day"].dt.hour) == {0}
+    assert drawn["day"].between(table["day"].min(), table["day"].max() + pd.Timedelta(days=1)).all()
+    assert float(drawn["gaps"].isna().mean()) == pytest.approx(0.2, abs=0.03)
+    assert float(drawn["truth"].mean()) == pytest.approx(0.3, abs=0.03)
+
+
+def test_columns_of_which_nothing_can_be_released_are_named() -> None:
+    table = pd.DataFrame({"id": [f"n{i}" for i in range(500)], "also": [f"m{i}" for i in range(500)], "x": 1.0})
+    with pytest.raises(ValueError, match=r"column 'id' \(also 'also'\): no value is common enough"):
+        statistics_of(table, 1.0)
+
+
+def test_one_column_needs_no_moments() -> None:
+    drawn = statistics_of(small_table(2_000)[["y"]]).draw(100, np.random.default_rng(0))
+    assert drawn.shape == (100, 1)
+
+
+def test_far_and_huge_numbers_do_not_break_intervals() -> None:
+    random = np.random.default_rng(0)
+    x = np.concatenate([random.normal(1e9, 1.0, 2_000), random.normal(0.0, 1e-6, 2_000), [1e300, -1e300]])
+    drawn = statistics_of(pd.DataFrame({"x": x, "y": random.normal(size=len(x))}), 5.0).draw(1_000, random)
+    assert np.isfinite(drawn["x"]).all()
+    assert float((drawn["x"] > 5e8).mean()) == pytest.approx(0.5, abs=0.1)
