@@ -22,7 +22,8 @@ TEMPLATES = PAGES / "templates"
 #: Pages in the order of the index.
 ORDER = ("fig1a", "fig1b", "fig2", "fig3a", "fig3b", "fig4", "fig5", "fig7", "table1", "table2", "table2-ablation",
          "mnist-made", "toys-nll", "modes", "mix", "sampling-cost", "entropy", "adbench", "contamination", "uci",
-         "orders", "imputation", "synthesis", "events", "regression", "distillation", "plan")  # fmt: skip
+         "orders", "imputation", "synthesis", "private-rows", "events", "regression", "distillation",
+         "plan")  # fmt: skip
 _WIDTH = 120
 
 Records = Mapping[str, dict[str, Any]]

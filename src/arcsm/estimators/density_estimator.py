@@ -117,8 +117,7 @@ class DensityEstimator(TableEstimator):
         config = TableConfig.for_table(rows, max(1, modelled.shape[1]), self._smooth, has_gaps)
         configs = [config]
         nominal = targets is not None and all(len(kind.level_numbers) for kind in self.columns_.kinds[-targets:])
-        has_choice = targets is None or nominal  # numbers to predict were seldom given a high resolution
-        if has_choice and not self._smooth and not config.sinusoids and rows >= _MIN_ROWS_FOR_SELECTION:
+        if not self._smooth and not config.sinusoids and rows >= _MIN_ROWS_FOR_SELECTION:
             configs.append(config.high_resolution())
         if targets is not None:
             configs = [config.for_targets(rows, nominal) for config in configs]

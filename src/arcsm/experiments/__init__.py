@@ -23,6 +23,7 @@ from arcsm.experiments.mnist_made import MNIST_MADE
 from arcsm.experiments.modes import MODES
 from arcsm.experiments.orders import ORDERS
 from arcsm.experiments.plan import PLAN
+from arcsm.experiments.private_rows import PRIVATE_ROWS
 from arcsm.experiments.regression import REGRESSION
 from arcsm.experiments.sampling_cost import SAMPLING_COST
 from arcsm.experiments.synthesis import SYNTHESIS
@@ -32,8 +33,8 @@ from arcsm.experiments.uci import UCI_TABLES
 
 _EXPERIMENTS = (
     FIG1A, FIG1B, FIG2, FIG3A, FIG3B, *fig4.EXPERIMENTS, FIG5, FIG7, TOYS_NLL, MODES, MIX, SAMPLING_COST, MNIST_MADE,
-    TABLE1, *table2.EXPERIMENTS, ADBENCH, CONTAMINATION, UCI_TABLES, ORDERS, IMPUTATION, SYNTHESIS, EVENTS, REGRESSION,
-    DISTILLATION, ENTROPY, PLAN,
+    TABLE1, *table2.EXPERIMENTS, ADBENCH, CONTAMINATION, UCI_TABLES, ORDERS, IMPUTATION, SYNTHESIS, PRIVATE_ROWS,
+    EVENTS, REGRESSION, DISTILLATION, ENTROPY, PLAN,
 )  # fmt: skip
 EXPERIMENTS: Mapping[str, Experiment] = {experiment.name: experiment for experiment in _EXPERIMENTS}
 

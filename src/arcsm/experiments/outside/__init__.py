@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     "miceforest": ("miceforest==6.0.5", "lightgbm==4.5.0"),
     "NGBoost": ("ngboost==0.6.0",),
     "ARF": ("arfpy==0.1.1", "numpy<2", "pandas<3", "scikit-learn<1.7"),
+    "dpmm": ("dpmm==0.1.9",),
 }
 
 
@@ -33,14 +35,19 @@ def why_missing(name: str) -> str | None:
     return f"needs an environment of its own: python -m venv ${VARIABLE}/{name}; then install {needed} there"
 
 
-def runnable(methods: Iterable[str]) -> tuple[list[str], dict[str, str]]:
+def runnable(
+    methods: Iterable[str], environments: Mapping[str, str] = MappingProxyType({})
+) -> tuple[list[str], dict[str, str]]:
     """Return the methods that can run, and why the others cannot.
+
+    The ``environments`` of methods have the names of the methods unless they are given.
 
     Raises:
         ValueError: If none can.
     """
     methods = list(methods)
-    reasons = {name: why for name in methods if name in REQUIREMENTS and (why := why_missing(name))}
+    needed = {name: environments.get(name, name) for name in methods}
+    reasons = {name: why for name, its in needed.items() if its in REQUIREMENTS and (why := why_missing(its))}
     if len(reasons) == len(methods):
         raise ValueError("methods: none can run; " + "; ".join(f"{name} {why}" for name, why in reasons.items()))
     return [name for name in methods if name not in reasons], reasons
