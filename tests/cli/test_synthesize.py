@@ -203,7 +203,7 @@ def test_private_rows_have_the_form_of_the_table_and_neither_ids_nor_its_size(
     assert set(rows["kind"]) == {"a", "b"}
     assert len(rows) != 3_000
     printed = capsys.readouterr().out
-    assert "private: epsilon 2, delta 1e-05; quality not measured" in printed
+    assert "private: epsilon 2, delta 1e-06; quality not measured" in printed
     assert "3000" not in printed
 
 
@@ -231,3 +231,16 @@ def test_private_rows_without_a_budget_or_with_a_report_are_errors(
     arguments = [str(tmp_path / one) if one.endswith(".html") else one for one in arguments]
     assert run("synthesize", tmp_path / "t.csv", "--out", tmp_path / "o.csv", *arguments) == 1
     assert message in capsys.readouterr().err
+
+
+def test_given_values_are_those_that_are_released(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cities = [*["Rome", "Oslo"] * 1_500, "Vaduz"]
+    pd.DataFrame({"city": cities, "n": np.arange(3_001) % 5}).to_csv(tmp_path / "t.csv", index=False)
+    command = ("synthesize", tmp_path / "t.csv", "--epsilon", 2, "-n", 9, "--out", tmp_path / "o.csv", "--given")
+    assert run(*command, "city=Rome") == 0
+    assert set(pd.read_csv(tmp_path / "o.csv")["city"]) == {"Rome"}
+    capsys.readouterr()
+    assert run(*command, "city=Vaduz") == 1
+    of_rare = capsys.readouterr().err
+    assert run(*command, "city=Paris") == 1
+    assert capsys.readouterr().err.replace("Paris", "Vaduz").splitlines()[-1] == of_rare.splitlines()[-1]

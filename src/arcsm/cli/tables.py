@@ -144,7 +144,7 @@ def synthesize(
     ] = None,
     delta: Annotated[
         float | None,
-        Option(help="With --epsilon, the probability that it fails. Default: 0.00001.", show_default=False),
+        Option(help="With --epsilon, the probability that it fails. Default: 0.000001.", show_default=False),
     ] = None,
     safe_csv: SafeCSV = False,
     n_estimators: Estimators = None,
@@ -168,8 +168,8 @@ def synthesize(
     The command ends by listing the columns of each type, how similar the synthetic rows are to the table, and how many
     are copies.
 
-    With --epsilon the rows may be published: they say nearly the same with any one row of TABLE as without it. Names
-    and types of columns are taken as public. Each run spends the budget again.
+    With --epsilon the rows may be published: they say nearly the same with any one row of TABLE as without it. Names,
+    types and formats of columns are taken as public. Each run spends the budget again.
     """
     if gaps and given:
         raise ValueError("--gaps: rows with given values are complete; leave out --gaps or --given")
@@ -203,17 +203,19 @@ def synthesize(
         file = FrameFile(source.path, options, source=source.source)
         rows = file.read(set_aside=True)
         forms, name, total = file.forms, source.source, len(rows)
-        conditions = given_values(given or (), forms, rows)
+        conditions = given_values(given or (), forms, rows) if epsilon is None else {}
         orders = n_estimators or "auto"
         if epsilon is None:
             density = ScoreDensity(orders, random_state=seed, device=device, verbose=True)
         else:
-            delta = 1e-5 if delta is None else delta
+            delta = 1e-6 if delta is None else delta
             density = PrivateDensity(epsilon, delta, n_estimators=orders, device=device, verbose=True)
         fit_rows(density, rows, source.source)
         known = FittedTable.of_file(file, rows, density, None)
         if isinstance(density, PrivateDensity):
             total, rows = density.rows_, None  # from here on, nothing depends on the rows
+            kinds = dict(zip(forms.types, density.columns_.kinds, strict=True))
+            conditions = given_values(given or (), forms, pd.DataFrame(density.columns_.examples()), kinds)
     count = n or (total if rows is None else len(rows))
     drawn = pd.DataFrame(
         density.conditional(conditions, count, random_state=seed)
@@ -221,7 +223,9 @@ def synthesize(
         else density.sample(count, random_state=seed, gaps=gaps)
     )
     if isinstance(density, PrivateDensity):
-        known = replace(known, forms=replace(forms, highest={}), decimals=decimals_of(drawn, density.columns_))
+        known = replace(
+            known, forms=replace(forms, highest={}, plain={}), decimals=decimals_of(drawn, density.columns_)
+        )
     as_text = out.suffix.lower() != ".parquet"
     drawn = round_like(known.decimals, drawn, conditions, as_text)
     written = known.forms.with_ids(known.forms.written(drawn, as_text))

@@ -1,5 +1,6 @@
 """A density of a table that says little of any one row."""
 
+import os
 from typing import Any, Self
 
 import numpy as np
@@ -13,7 +14,7 @@ from arcsm.estimators.native_frames import is_native, to_native
 from arcsm.privacy import PrivateStatistics
 from arcsm.privacy.accounting import check_budget
 
-_LEAST_ROWS, _MOST_ROWS = 2_000, 20_000  # that are drawn to train on
+_LEAST_ROWS, _MOST_ROWS = 5_000, 20_000  # that are drawn to train on
 
 
 class PrivateDensity(ScoreDensity):
@@ -29,8 +30,8 @@ class PrivateDensity(ScoreDensity):
     Arguments:
         epsilon: The budget :math:`\\epsilon`: 1 is strong protection, 10 is weak.
         delta: The budget :math:`\\delta`, much less than one over the number of rows.
-        random_state: Randomness of fitting, and the default of the methods that draw. ``None`` takes the noise from the
-            operating system. Whoever knows another seed can subtract the noise, so it must stay secret.
+        random_state: Randomness of the training and of draws. The noise never depends on it: whoever knew the seed
+            could subtract the noise.
         n_estimators: As in :class:`ScoreDensity`, and likewise the other arguments.
 
     Attributes:
@@ -50,7 +51,7 @@ class PrivateDensity(ScoreDensity):
     def __init__(
         self,
         epsilon: float = 1.0,
-        delta: float = 1e-5,
+        delta: float = 1e-6,
         n_estimators: int | str = "auto",
         max_steps: int | str = "auto",
         hidden_features: tuple[int, ...] | str = "auto",
@@ -65,12 +66,18 @@ class PrivateDensity(ScoreDensity):
         )
         self.epsilon, self.delta = epsilon, delta
 
-    def fit(self, X: Any, y: Any = None, **unsupported: Any) -> Self:
+    def fit(self, X: Any, y: Any = None, noise: np.random.Generator | None = None, **unsupported: Any) -> Self:
         """Fit the density of rows ``(N, D)``; see :meth:`ScoreDensity.fit`.
 
+        Arguments:
+            X: The rows.
+            y: Not used.
+            noise: The source of the noise, for experiments that repeat it. Default: seeded by the operating system.
+
         Raises:
-            ValueError: As there; also if a budget is out of range, ``delta`` allows to publish single rows, or no value
-                of a column can be told from the noise.
+            ValueError: As there; also if a budget is out of range, ``delta`` would let single rows be published, or no
+                value of a column can be told from the noise. Errors are for the owner of the rows: they are not
+                private.
         """
         self._check_fit_arguments(unsupported)
         with self._unchanged_on_failure():
@@ -79,23 +86,24 @@ class PrivateDensity(ScoreDensity):
             check_training_rows(table, X)
             frame = pd.DataFrame(table)
             _check_types(frame)
-            if self.delta * len(frame) >= 1.0:
-                raise ValueError(
-                    f"delta: expected much less than one over the {len(frame)} rows, got {self.delta:g}; a row might "
-                    "be published as it is"
-                )
-            seed = None if self.random_state is None else check_random_state(self.random_state).randint(2**31 - 1)
-            random = np.random.default_rng(seed)
-            statistics = PrivateStatistics.release(frame, self.epsilon, self.delta, random)
+            statistics = PrivateStatistics.release(
+                frame, self.epsilon, self.delta, np.random.default_rng() if noise is None else noise
+            )
+            random = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
             drawn = statistics.draw(int(np.clip(statistics.rows, _LEAST_ROWS, _MOST_ROWS)), random)
             rows: Any = drawn
             if not isinstance(table, pd.DataFrame):
                 rows = drawn.to_numpy()
             elif is_native(X):
-                rows = to_native(drawn, X)
+                has_categories = any(isinstance(dtype, pd.CategoricalDtype) for dtype in drawn.dtypes)
+                rows = to_native(drawn, X, keep_types=not has_categories)  # whose types would hold rare names
             super().fit(rows)
             self.rows_ = statistics.rows
         return self
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted estimator; see :meth:`ScoreDensity.save`. What the files hold is private, too."""
+        super().save(path)
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
@@ -109,7 +117,8 @@ class PrivateDensity(ScoreDensity):
 def _check_types(frame: pd.DataFrame) -> None:
     for place, name in enumerate(frame.columns):
         column = frame.iloc[:, place]
-        if is_time(column) and column.dtype.kind not in "mM":
+        is_known = column.dtype.kind in "mM" and not isinstance(column.dtype, pd.ArrowDtype)
+        if is_time(column) and not is_known:
             raise ValueError(
                 f"column {name!r}: private statistics need dates and durations of pandas (pd.to_datetime), got "
                 f"{column.dtype}"

@@ -109,10 +109,13 @@ def _drawn(
         random = np.random.default_rng(seed)
         return train.codes(PrivateStatistics.release(frame, epsilon, settings.delta, random).draw(count, random)), None
     options = dict[str, Any](max_steps=steps, random_state=seed, device=run.device.type, verbose=True)
-    density = ScoreDensity(**options) if method == OPEN else PrivateDensity(epsilon, settings.delta, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the accuracy of few integrals
-        return train.codes(pd.DataFrame(density.fit(frame).sample(count, seed, gaps=True))), None
+        if method == OPEN:
+            density = ScoreDensity(**options).fit(frame)
+        else:
+            density = PrivateDensity(epsilon, settings.delta, **options).fit(frame, noise=np.random.default_rng(seed))
+        return train.codes(pd.DataFrame(density.sample(count, seed, gaps=True))), None
 
 
 def _over_seeds(cells: list[Result]) -> Result:

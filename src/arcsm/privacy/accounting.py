@@ -40,7 +40,13 @@ def noise_for(epsilon: float, delta: float) -> float:
     check_budget(epsilon, delta)
     if delta_of_noise(_LEAST_NOISE, epsilon) <= delta:
         return _LEAST_NOISE
-    found = brentq(lambda log: delta_of_noise(math.exp(log), epsilon) - delta, *map(math.log, (1e-3, _MOST_NOISE)))
+    if delta_of_noise(_MOST_NOISE, epsilon) > delta:
+        raise ValueError(
+            f"epsilon: {epsilon:g} is too small with a delta of {delta:g}; nothing could be told from noise"
+        )
+    found = brentq(
+        lambda log: delta_of_noise(math.exp(log), epsilon) - delta, math.log(_LEAST_NOISE), math.log(_MOST_NOISE)
+    )
     return math.exp(found) * (1.0 + 1e-9)
 
 

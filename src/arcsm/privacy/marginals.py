@@ -1,7 +1,9 @@
 """The distribution of one column, from counts with noise."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,22 +12,24 @@ from scipy.stats import norm
 
 from arcsm.privacy.releases import Array, Releases
 
-_OF_VALUES, _OF_MISSING, _OF_STEPS, _OF_MAGNITUDES, _OF_ROUGH, _OF_FINE = 0.75, 0.1, 0.1, 0.5, 0.25, 0.75
+_OF_VALUES, _OF_MISSING, _OF_STEPS, _OF_MAGNITUDES, _OF_FINE = 0.75, 0.1, 0.1, 0.5, 0.75
+_OF_ROUGH = (0.2, 0.2)  # of parts of parts
 #: The weights of all releases of a column.
 WEIGHT_OF_NAMES = _OF_VALUES + _OF_MISSING
-WEIGHT_OF_NUMBERS = WEIGHT_OF_NAMES + _OF_STEPS + _OF_MAGNITUDES + _OF_ROUGH + _OF_FINE
+WEIGHT_OF_NUMBERS = WEIGHT_OF_NAMES + _OF_STEPS + _OF_MAGNITUDES + sum(_OF_ROUGH) + _OF_FINE
 
 #: Grids on which numbers may lie.
 STEPS_OF_NUMBERS = (100.0, 10.0, 1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6)
 STEPS_OF_TIMES = (86_400.0, 3_600.0, 60.0, 1.0)  # seconds
 _ON_GRID = 0.98  # of the numbers
-_POWERS = np.exp2(np.arange(-40.0, 81.0))  # magnitudes of numbers
+_POWERS = np.exp2(np.arange(-100.0, 201.0))  # magnitudes of numbers
 _PARTS = 32  # at most, into which an interval is divided
 _CLEAR = 4.0  # standard deviations of the noise above which a count is no noise
 _LIKELY = 2.0  # likewise, for one of few counts
 _LIKELY_PART = 1.0
 _PART = 4.0  # standard deviations of the noise that a part of an interval should have
 _TAIL = 1e-3  # of normal scores
+_MOST_UNITS = 50  # of a column of names
 _NODES = (np.arange(1_000) + 0.5) / 1_000
 
 
@@ -37,19 +41,28 @@ class NothingToRelease(ValueError):
 class Names:
     """The common names of a column, and their shares."""
 
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # the most common first
     shares: Array  # (K,), which sum to one
     missing: float  # share of missing values
 
-    def units(self, texts: NDArray[np.object_]) -> Array:
-        """Return indicators of the names ``(N,)`` with mean 0 and variance at most 1, ``(N, K)``; 0 for others."""
-        is_name = (texts[:, None] == np.array(self.names, dtype=object)).astype(float)
-        known = is_name.any(1, keepdims=True)
-        return np.where(known, (is_name - self.shares) / np.sqrt(self.shares), 0.0)
+    @property
+    def leading(self) -> Array:
+        """The shares of the names that have units, at most 50."""
+        return self.shares[:_MOST_UNITS]
+
+    def units(self, texts: NDArray[Any]) -> Array:
+        """Return indicators of the leading names in ``(N,)`` with mean 0 and variance at most 1, ``(N, U)``.
+
+        They are 0 where a name is not known.
+        """
+        places = {name: k for k, name in enumerate(self.names)}
+        codes = np.array([places.get(text, -1) for text in texts], dtype=int)
+        is_name = codes[:, None] == np.arange(len(self.leading))
+        return np.where(codes[:, None] >= 0, (is_name - self.leading) / np.sqrt(self.leading), 0.0)
 
     def own_moments(self) -> Array:
-        """Return the second moments of the units, ``(K, K)``."""
-        root = np.sqrt(self.shares)
+        """Return the second moments of the units, ``(U, U)``."""
+        root = np.sqrt(self.leading)
         return np.eye(len(root)) - np.outer(root, root)
 
 
@@ -110,14 +123,14 @@ def release_names(texts: Sequence[str | None], releases: Releases, delta: float)
 
     With a probability of at most ``delta``, a name that one row alone has is among them.
     """
-    known = np.array([text for text in texts if text is not None], dtype=object)
-    names, counts = np.unique(known.astype(str), return_counts=True) if len(known) else (known, np.zeros(0))
-    missing = _missing(len(texts) - len(known), releases)
-    found, kept = _common(counts.astype(float), releases, delta)
+    counts = sorted(Counter(text for text in texts if text is not None).items())  # in an order that tells nothing
+    missing = _missing(len(texts) - sum(count for _, count in counts), releases)
+    found, kept = _common(np.array([count for _, count in counts], dtype=float), releases, delta)
     if not kept.any():
         raise NothingToRelease
-    masses = found[kept]
-    return Names(tuple(map(str, names[kept])), masses / masses.sum(), _share(missing, masses.sum()))
+    common = sorted((-mass, name) for (name, _), mass, one in zip(counts, found, kept, strict=True) if one)
+    masses = np.array([-mass for mass, _ in common])
+    return Names(tuple(name for _, name in common), masses / masses.sum(), _share(missing, float(masses.sum())))
 
 
 def release_numbers(x: Array, releases: Releases, delta: float, steps: Sequence[float]) -> Numbers:
@@ -127,13 +140,14 @@ def release_numbers(x: Array, releases: Releases, delta: float, steps: Sequence[
     parts of the magnitudes that occur, and again in parts of these.
     """
     missing = _missing(int(np.isnan(x).sum()), releases)
-    known = x[~np.isnan(x)] + 0.0  # without negative zeros
+    limit = np.nextafter(_POWERS[-1], 0.0)
+    known = x[~np.isnan(x)].clip(-limit, limit) + 0.0  # without negative zeros
     values, counts = np.unique(known, return_counts=True)
     found, kept = _common(counts.astype(float), releases, delta)
     rest = np.sort(known[~np.isin(known, values[kept])])
     step = _step(rest, releases, steps)
     edges, masses = _magnitudes(rest, releases)
-    for weight in (_OF_ROUGH, _OF_FINE):
+    for weight in (*_OF_ROUGH, _OF_FINE):
         edges, masses = _divided(rest, edges, masses, releases, weight)
     total = found[kept].sum() + masses.sum()
     if total <= 0.0:
@@ -155,15 +169,16 @@ def _share(missing: float, known: float) -> float:
 
 def _common(counts: Array, releases: Releases, delta: float) -> tuple[Array, NDArray[np.bool_]]:
     """Release counts of values, and which of them are so large that one row alone did not make them."""
-    found = releases.count(counts, _OF_VALUES)
-    return found, found > 1.0 + releases.noise_of(_OF_VALUES) * float(norm.isf(delta))
+    found = releases.sums(counts, 1.0, _OF_VALUES)
+    return np.rint(found).clip(1.0), found > 1.0 + releases.noise_of(_OF_VALUES) * float(norm.isf(delta))
 
 
 def _step(rest: Array, releases: Releases, steps: Sequence[float]) -> float | None:
     """Release the largest step of a grid on which nearly all numbers lie."""
     counts, left = [], rest
     for step in steps:
-        is_multiple = np.abs(left / step - np.rint(left / step)) < 1e-6
+        multiple = np.rint(left / step)
+        is_multiple = (np.abs(left / step - multiple) < 1e-6) & ((multiple != 0.0) | (left == 0.0))
         counts.append(float(is_multiple.sum()))
         left = left[~is_multiple]
     found = releases.count(np.array([*counts, float(len(left))]), _OF_STEPS)
@@ -178,8 +193,7 @@ def _magnitudes(rest: Array, releases: Releases) -> tuple[Array, Array]:
     """Release the powers of two between which numbers lie: edges ``(I, 2)`` and counts ``(I,)``."""
     ends = np.concatenate([-_POWERS[::-1], [0.0], _POWERS])
     edges = np.stack([ends[:-1], ends[1:]], 1)
-    limit = np.nextafter(_POWERS[-1], 0.0)
-    found = releases.count(_counts(rest.clip(-limit, limit), edges), _OF_MAGNITUDES)
+    found = releases.count(_counts(rest, edges), _OF_MAGNITUDES)
     noise = releases.noise_of(_OF_MAGNITUDES)
     groups, _ = ndimage.label(found > _LIKELY_PART * noise)  # of neighbours
     kept = np.isin(groups, np.unique(groups[found > _CLEAR * noise]))
@@ -195,8 +209,8 @@ def _divided(rest: Array, edges: Array, masses: Array, releases: Releases, weigh
     ]
     finer = np.concatenate([np.stack([ends[:-1], ends[1:]], 1) for ends in parts]) if parts else edges
     found = releases.count(_counts(rest, finer), weight)
-    kept = found > (_LIKELY_PART * noise if weight == _OF_ROUGH else 0.0)
-    return (finer[kept], found[kept]) if kept.any() else (edges, masses)
+    kept = found > (0.0 if weight == _OF_FINE else _LIKELY_PART * noise)
+    return finer[kept], found[kept]
 
 
 def _counts(rest: Array, edges: Array) -> Array:

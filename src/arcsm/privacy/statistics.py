@@ -1,7 +1,7 @@
 """The distribution of each column of a table and the correlations of all, with noise that hides any one row."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -31,6 +31,8 @@ _SQUARES = 2.0  # to which the units of a column are clipped, in the mean of the
 _LEAST_SCALE = 0.05
 _LEAST_VARIANCE = 0.02  # of what the columns before leave of a unit
 _INTERCEPT_STEPS = 30
+_ROWS_AT_A_TIME = 10_000
+_MICROSECONDS = 1e6  # in a second
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class PrivateStatistics:
         columns: The distribution of each column.
         moments: Second moments of the units of all columns, ``(U, U)``.
         ridge: What is added to the variances to solve for noisy moments.
-        dtypes: The types of the columns.
+        dtypes: The types of the columns; those of categories hold released names alone.
+        cells: For each column, the cells that its released names stand for, such as truth values.
     """
 
     rows: int
@@ -62,6 +65,7 @@ class PrivateStatistics:
     moments: Array
     ridge: float
     dtypes: pd.Series
+    cells: list[dict[str, Any]]
 
     @classmethod
     def release(cls, table: pd.DataFrame, epsilon: float, delta: float, random: np.random.Generator) -> Self:
@@ -83,6 +87,11 @@ class PrivateStatistics:
         of_moments = _SHARE_OF_MOMENTS if len(kinds) > 1 else 0.0
         releases = Releases(noise * math.sqrt(weight / (1.0 - of_moments)), weight, random)
         rows = max(1, int(releases.count(np.array(float(len(table))), _OF_ROWS)))
+        if delta * rows >= 1.0:
+            raise ValueError(
+                f"delta: expected much less than one over the rows, about {rows}, got {delta:g}; with more, a row "
+                "might be published as it is"
+            )
         columns, values, hidden = list[Names | Numbers](), list[NDArray[Any]](), list[Any]()
         for d, is_name in enumerate(kinds):
             column = table.iloc[:, d]
@@ -101,11 +110,16 @@ class PrivateStatistics:
                 f"column {hidden[0]!r}{_also(hidden[1:])}: no value is common enough to be told from noise; leave it "
                 "out (for a command, --ignore), or use more rows or a larger epsilon"
             )
-        moments, ridge = np.concatenate([column.own_moments().diagonal() for column in columns]), 0.0
+        moments, ridge = np.eye(len(columns[0].own_moments())), 0.0
         if of_moments:
             noise /= math.sqrt(of_moments)
             moments, ridge = _moments(columns, values, rows, Releases(noise, 1.0, random))
-        return cls(rows, columns, moments, ridge, table.dtypes)
+        cells = [
+            _cells(table.iloc[:, d], column.names) if isinstance(column, Names) else {}
+            for d, column in enumerate(columns)
+        ]
+        dtypes = [_public_type(dtype, own) for dtype, own in zip(table.dtypes, cells, strict=True)]
+        return cls(rows, columns, moments, ridge, pd.Series(dtypes, index=table.columns, dtype=object), cells)
 
     def draw(self, count: int, random: np.random.Generator) -> pd.DataFrame:
         """Draw rows ``(count, D)`` like those of the table; each column depends linearly on those before it.
@@ -126,7 +140,7 @@ class PrivateStatistics:
                 values = self._draw_names(column, given, own, random)
             units[:, own] = column.units(values)
             missing = random.random(count) < column.missing
-            drawn[d] = _typed(values, missing, self.dtypes.iloc[d])
+            drawn[d] = _typed(values, missing, self.dtypes.iloc[d], self.cells[d])
         return pd.DataFrame(drawn).set_axis(self.dtypes.index, axis=1)
 
     def _covariance(self, before: int) -> Array:
@@ -145,7 +159,8 @@ class PrivateStatistics:
     def _draw_names(self, column: Names, given: Array, own: slice, random: np.random.Generator) -> NDArray[np.object_]:
         logits, before = np.tile(np.log(column.shares), (len(given), 1)), given.shape[1]
         if before:
-            means = self.moments[:before, own] / np.sqrt(column.shares)  # of the units given each name
+            means = np.zeros((before, len(column.shares)))  # of the units given each name
+            means[:, : len(column.leading)] = self.moments[:before, own] / np.sqrt(column.leading)
             within = self._covariance(before) - (means * column.shares) @ means.T
             variances, axes = np.linalg.eigh(within)
             slopes = axes @ ((axes.T @ means) / np.maximum(variances, max(self.ridge, _LEAST_VARIANCE))[:, None])
@@ -162,20 +177,23 @@ def _moments(
     columns: Sequence[Names | Numbers], values: Sequence[NDArray[Any]], rows: int, releases: Releases
 ) -> tuple[Array, float]:
     """Release the second moments of units of different columns; return them with those of each, and a ridge."""
-    parts = [column.units(its) for column, its in zip(columns, values, strict=True)]
-    owner = np.repeat(np.arange(len(parts)), [part.shape[1] for part in parts])
-    units, largest = np.concatenate(parts, 1), math.sqrt(_SQUARES * len(parts))
-    units *= np.minimum(1.0, largest / np.linalg.norm(units, axis=1).clip(1e-9))[:, None]
-    upper = owner[:, None] < owner
-    squares = np.stack([np.square(units[:, owner == d]).sum(1) for d in range(len(parts))], 1)  # (N, D)
+    owner = np.repeat(np.arange(len(columns)), [len(column.own_moments()) for column in columns])
+    upper, largest = owner[:, None] < owner, math.sqrt(_SQUARES * len(columns))
+    products, squares = np.zeros(upper.shape), np.zeros(len(columns))
+    for first in range(0, len(values[0]), _ROWS_AT_A_TIME):
+        some = slice(first, first + _ROWS_AT_A_TIME)
+        units = np.concatenate([column.units(its[some]) for column, its in zip(columns, values, strict=True)], 1)
+        units *= np.minimum(1.0, largest / np.linalg.norm(units, axis=1).clip(1e-9))[:, None]
+        products += units.T @ units
+        squares += np.bincount(owner, np.square(units).sum(0), len(columns))
     # the squares of the released terms of a row sum to half of the square of all its squares
-    sums = np.concatenate([(units.T @ units)[upper], squares.sum(0) / math.sqrt(2.0)])
+    sums = np.concatenate([products[upper], squares / math.sqrt(2.0)])
     sensitivity = largest**2 / math.sqrt(2.0)
     sums = releases.sums(sums, sensitivity) / rows
     found = np.zeros(upper.shape)
-    found[upper] = sums[: -len(parts)]
+    found[upper] = sums[: -len(columns)]
     scale = np.sqrt([
-        _scale(column, square * math.sqrt(2.0)) for column, square in zip(columns, sums[-len(parts) :], strict=True)
+        _scale(column, square * math.sqrt(2.0)) for column, square in zip(columns, sums[-len(columns) :], strict=True)
     ])[owner]  # fmt: skip
     found = (found + found.T) / np.outer(scale, scale)
     first = 0
@@ -206,41 +224,66 @@ def _is_name(column: pd.Series) -> bool:
 
 
 def _texts(column: pd.Series) -> NDArray[np.object_]:
-    found = column.astype(object)
-    return np.array(
-        [None if missing else str(value) for value, missing in zip(found, column.isna(), strict=True)], dtype=object
-    )
+    found = np.empty(len(column), dtype=object)
+    found[:] = [None if gap else str(cell) for cell, gap in zip(column.astype(object), column.isna(), strict=True)]
+    return found
+
+
+def _cells(column: pd.Series, names: Sequence[str]) -> dict[str, Any]:
+    """Return the cells that names stand for."""
+    wanted = set(names)
+    return {text: cell for cell in column.dropna().unique() if (text := str(cell)) in wanted}
+
+
+def _public_type(dtype: Any, cells: Mapping[str, Any]) -> Any:
+    """Return a type without the categories that are not released."""
+    if not isinstance(dtype, pd.CategoricalDtype):
+        return dtype
+    kept = [category for category in dtype.categories if str(category) in cells]
+    return pd.CategoricalDtype(kept, ordered=dtype.ordered)
 
 
 def _numbers(column: pd.Series) -> Array:
+    """Return numbers ``(N,)``, of times in seconds; NaN is missing."""
     if not is_time(column):
         return column.to_numpy(dtype=float, na_value=np.nan)
-    since: pd.Series = column if column.dtype.kind == "m" else column - _epoch(column.dtype)
-    return np.asarray(since.dt.total_seconds(), dtype=float)
+    if isinstance(column.dtype, pd.DatetimeTZDtype):
+        column = column.dt.tz_convert("UTC").dt.tz_localize(None)
+    kind: Any = "datetime64[us]" if column.dtype.kind == "M" else "timedelta64[us]"
+    whole = column.astype(kind).to_numpy().astype(np.int64)
+    return np.where(column.isna(), np.nan, whole / _MICROSECONDS)
 
 
-def _epoch(dtype: Any) -> pd.Timestamp:
-    return pd.Timestamp(0, tz=getattr(dtype, "tz", None))
-
-
-def _typed(values: NDArray[Any], missing: NDArray[np.bool_], dtype: Any) -> pd.Series:
+def _typed(values: NDArray[Any], missing: NDArray[np.bool_], dtype: Any, cells: Mapping[str, Any]) -> pd.Series:
     """Return values with the type of their column, as far as it can hold them."""
-    if isinstance(dtype, pd.CategoricalDtype):
-        names = [name for name in map(str, dtype.categories) if name in set(values)]
-        cells = pd.Categorical([None if gap else name for name, gap in zip(values, missing, strict=True)], names)
-        return pd.Series(cells.as_ordered() if dtype.ordered else cells)
+    if cells:
+        found = pd.Series(
+            [None if gap else cells[name] for name, gap in zip(values, missing, strict=True)], dtype=object
+        )
+        holds_gaps = not (isinstance(dtype, np.dtype) and dtype.kind == "b")
+        return found.astype(dtype) if holds_gaps or not missing.any() else found
+    if getattr(dtype, "kind", "") in "mM":
+        return _times(values, dtype).mask(pd.Series(missing))
     column = pd.Series(values)
-    if dtype.kind in "mM":
-        since = pd.Series(pd.to_timedelta(values, unit="s").round("us"))
-        column = (since if dtype.kind == "m" else _epoch(dtype) + since).astype(dtype)
-    elif pd.api.types.is_bool_dtype(dtype):
-        column = column == "True"
-    if missing.any():
-        column = column.astype(object) if pd.api.types.is_bool_dtype(dtype) else column
+    if pd.api.types.is_integer_dtype(dtype):
+        limits = np.iinfo(getattr(dtype, "numpy_dtype", dtype))
+        highest = np.nextafter(float(limits.max), 0.0) if limits.bits == 64 else float(limits.max)
+        column = column.round().clip(float(limits.min), highest)
+        if not missing.any() or not isinstance(dtype, np.dtype):
+            return column.astype(dtype).mask(pd.Series(missing))
         return column.mask(pd.Series(missing))
-    if pd.api.types.is_integer_dtype(dtype) and bool((column == column.round()).all()):
-        return column.astype(dtype)
-    return column
+    return column.mask(pd.Series(missing)).astype(dtype)
+
+
+def _times(seconds: Array, dtype: Any) -> pd.Series:
+    """Return times of a type, within its range."""
+    unit, kind = getattr(dtype, "unit", None) or np.datetime_data(dtype)[0], dtype.kind
+    limit = _MICROSECONDS * (9.2e9 if unit == "ns" else 2e11)  # of nanoseconds, and of years with four digits
+    whole = np.rint(seconds * _MICROSECONDS).clip(-limit, limit).astype(np.int64)
+    found = pd.Series(whole.view(f"{kind}8[us]"))
+    if isinstance(dtype, pd.DatetimeTZDtype):
+        found = found.dt.tz_localize("UTC").dt.tz_convert(dtype.tz)
+    return found.astype(dtype)
 
 
 def _also(names: Sequence[Any]) -> str:
