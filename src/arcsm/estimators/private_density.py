@@ -1,6 +1,5 @@
 """A density of a table that says little of any one row."""
 
-import os
 from typing import Any, Self
 
 import numpy as np
@@ -101,10 +100,6 @@ class PrivateDensity(ScoreDensity):
             self.rows_ = statistics.rows
         return self
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the fitted estimator; see :meth:`ScoreDensity.save`. What the files hold is private, too."""
-        super().save(path)
-
     def _check_arguments(self) -> None:
         super()._check_arguments()
         check_budget(self.epsilon, self.delta)
@@ -115,10 +110,11 @@ class PrivateDensity(ScoreDensity):
 
 
 def _check_types(frame: pd.DataFrame) -> None:
+    """Check that dates and durations have a type of NumPy, or one of pandas with a time zone."""
     for place, name in enumerate(frame.columns):
         column = frame.iloc[:, place]
-        is_known = column.dtype.kind in "mM" and not isinstance(column.dtype, pd.ArrowDtype)
-        if is_time(column) and not is_known:
+        is_supported = column.dtype.kind in "mM" and not isinstance(column.dtype, pd.ArrowDtype)
+        if is_time(column) and not is_supported:
             raise ValueError(
                 f"column {name!r}: private statistics need dates and durations of pandas (pd.to_datetime), got "
                 f"{column.dtype}"

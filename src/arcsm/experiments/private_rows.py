@@ -4,7 +4,6 @@ Ours learns ranges and names from the table with noise, too; its peers get them.
 from the private statistics without a model, and, if requested, those of an ordinary density.
 """
 
-import time
 import warnings
 from collections.abc import Mapping
 from functools import partial
@@ -17,10 +16,9 @@ from pydantic import Field
 
 from arcsm.estimators import PrivateDensity, ScoreDensity
 from arcsm.experiments.base import Count, Preset, Result, Settings, Study, check_names, study
-from arcsm.experiments.comparisons import Array, over_seeds
 from arcsm.experiments.outside import run_outside, runnable
-from arcsm.experiments.synthetic_rows import MEASURES, measure
-from arcsm.experiments.tables import MIXED, Table, read_rows
+from arcsm.experiments.synthesis import Drawn, judge, measures_over_seeds, summarise
+from arcsm.experiments.tables import MIXED, Table
 from arcsm.privacy import PrivateStatistics
 from arcsm.reports.plots import open_panels
 
@@ -28,7 +26,6 @@ OURS, STATISTICS, OPEN = "arcsm", "statistics alone", "without privacy"
 PEERS = ("MST", "AIM")  # of dpmm
 METHODS = (OURS, *PEERS, STATISTICS, OPEN)
 _ENVIRONMENTS = dict.fromkeys(PEERS, "dpmm")
-_KEYS = (*MEASURES, "seconds")
 Budget = Annotated[float, Field(gt=0.0)]
 
 
@@ -70,8 +67,8 @@ def body(run: Study[PrivateRows]) -> Result:
     )
     found: dict[str, Any] = {}
     for epsilon in map(_in_words, settings.epsilons):
-        tables = {t: {m: _over_seeds(cells[epsilon, t, m]) for m in methods} for t in settings.tables}
-        found[epsilon] = {"tables": tables, "summary": {m: _summary([t[m] for t in tables.values()]) for m in methods}}
+        tables = {t: {m: measures_over_seeds(cells[epsilon, t, m]) for m in methods} for t in settings.tables}
+        found[epsilon] = {"tables": tables, "summary": {m: summarise([t[m] for t in tables.values()]) for m in methods}}
     versions = {method: cell["versions"] for (*_, method), each in cells.items() for cell in each if cell["versions"]}
     figure = run.figure(_figure({epsilon: part["summary"] for epsilon, part in found.items()}))
     return {"budgets": found, "not_run": not_run, "versions": versions, "figure": figure}
@@ -83,50 +80,31 @@ def _in_words(epsilon: float) -> str:
 
 def _draw(run: Study[PrivateRows], epsilon: float, name: str, method: str, seed: int) -> Result:
     settings = run.settings
-    table = read_rows(name, settings.training_rows + settings.held_out_rows, seed)
-    count = min(settings.training_rows, len(table.values) * 2 // 3)  # of small tables
-    train, held_out = table.values[:count], table.values[count:]
-    begun = time.monotonic()
-    rows, versions = _drawn(run, epsilon, Table(train, table.names), len(held_out), method, seed)
-    seconds = time.monotonic() - begun
-    measures = measure(table, train, held_out, rows, seed)
-    sizes = {"training_rows": count, "held_out_rows": len(held_out), "columns": len(table.names)}
-    return {**measures, "seconds": seconds, "versions": versions, **sizes}
+    return judge(
+        name, settings.training_rows, settings.held_out_rows, seed,
+        lambda train, held_out: _drawn(run, epsilon, train, len(held_out), method, seed),
+    )  # fmt: skip
 
 
-def _drawn(
-    run: Study[PrivateRows], epsilon: float, train: Table, count: int, method: str, seed: int
-) -> tuple[Array, str | None]:
-    """Return synthetic rows ``(count, M)``, and versions of libraries outside our requirements."""
-    settings = run.settings
+def _drawn(run: Study[PrivateRows], epsilon: float, train: Table, count: int, method: str, seed: int) -> Drawn:
+    settings, noise = run.settings, np.random.default_rng(seed)
     if method in PEERS:
         arrays = {"values": train.values, "levels": np.array([len(levels) for levels in train.names])}
-        settings_of_peer = {"method": method, "epsilon": epsilon, "delta": settings.delta, "rows": count, "seed": seed}
-        found = run_outside(_ENVIRONMENTS[method], arrays, settings_of_peer)
-        return found["rows"], str(found["versions"])
+        of_peer = {"method": method, "epsilon": epsilon, "delta": settings.delta, "rows": count, "seed": seed}
+        found = run_outside(_ENVIRONMENTS[method], arrays, of_peer)
+        return Drawn(found["rows"], str(found["versions"]))
     frame, steps = train.frame(), "auto" if settings.max_steps is None else settings.max_steps
     if method == STATISTICS:
-        random = np.random.default_rng(seed)
-        return train.codes(PrivateStatistics.release(frame, epsilon, settings.delta, random).draw(count, random)), None
+        statistics = PrivateStatistics.release(frame, epsilon, settings.delta, noise)
+        return Drawn(train.codes(statistics.draw(count, noise)))
     options = dict[str, Any](max_steps=steps, random_state=seed, device=run.device.type, verbose=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the accuracy of few integrals
         if method == OPEN:
             density = ScoreDensity(**options).fit(frame)
         else:
-            density = PrivateDensity(epsilon, settings.delta, **options).fit(frame, noise=np.random.default_rng(seed))
-        return train.codes(pd.DataFrame(density.sample(count, seed, gaps=True))), None
-
-
-def _over_seeds(cells: list[Result]) -> Result:
-    sizes = {key: cells[0][key] for key in ("training_rows", "held_out_rows", "columns")}
-    return {**over_seeds(cells, _KEYS), **sizes}
-
-
-def _summary(tables: list[Result]) -> Result:
-    """Return means over the tables."""
-    means = {key: [table[key]["mean"] for table in tables if table[key]] for key in _KEYS}
-    return {key: float(np.mean(values)) if values else None for key, values in means.items()}
+            density = PrivateDensity(epsilon, settings.delta, **options).fit(frame, noise=noise)
+        return Drawn(train.codes(pd.DataFrame(density.sample(count, seed, gaps=True))))
 
 
 def _figure(budgets: Mapping[str, Mapping[str, Result]]) -> Figure:

@@ -61,9 +61,11 @@ def body(run: Study[Synthesis]) -> Result:
     cells = run.compute_seeds(
         {(table, method): partial(_draw, run, table, method) for table in settings.tables for method in methods}
     )
-    tables = {table: {method: _over_seeds(cells[table, method]) for method in methods} for table in settings.tables}
+    tables = {
+        table: {method: measures_over_seeds(cells[table, method]) for method in methods} for table in settings.tables
+    }
     versions = {method: cell["versions"] for (_, method), each in cells.items() for cell in each if cell["versions"]}
-    summary = {method: _summary([table[method] for table in tables.values()]) for method in methods}
+    summary = {method: summarise([table[method] for table in tables.values()]) for method in methods}
     figure = _figure(summary)
     return {
         "tables": tables, "summary": summary, "not_run": not_run, "versions": versions, "figure": run.figure(figure)
@@ -72,11 +74,21 @@ def body(run: Study[Synthesis]) -> Result:
 
 def _draw(run: Study[Synthesis], name: str, method: str, seed: int) -> Result:
     settings = run.settings
-    table = read_rows(name, settings.training_rows + settings.held_out_rows, seed)
-    count = min(settings.training_rows, len(table.values) * 2 // 3)  # of small tables
+    return judge(
+        name, settings.training_rows, settings.held_out_rows, seed,
+        lambda train, held_out: METHODS[method](run, train, held_out, seed),
+    )  # fmt: skip
+
+
+def judge(
+    name: str, most_training: int, most_held_out: int, seed: int, draw: Callable[[Table, Array], Drawn]
+) -> Result:
+    """Return the measures of what a method draws, given the training rows and the held-out rows of a table."""
+    table = read_rows(name, most_training + most_held_out, seed)
+    count = min(most_training, len(table.values) * 2 // 3)  # of small tables
     train, held_out = table.values[:count], table.values[count:]
     begun = time.monotonic()
-    drawn = METHODS[method](run, Table(train, table.names), held_out, seed)
+    drawn = draw(Table(train, table.names), held_out)
     seconds = time.monotonic() - begun
     measures = measure(table, train, held_out, drawn.rows, seed)
     sizes = {"training_rows": count, "held_out_rows": len(held_out), "columns": len(table.names)}
@@ -114,12 +126,13 @@ METHODS: Mapping[str, Callable[[Study[Synthesis], Table, Array, int], Drawn]] = 
 }
 
 
-def _over_seeds(cells: list[Result]) -> Result:
+def measures_over_seeds(cells: list[Result]) -> Result:
+    """Return means and standard deviations over seeds, and the sizes of the table."""
     sizes = {key: cells[0][key] for key in ("training_rows", "held_out_rows", "columns")}
     return {**over_seeds(cells, _KEYS), **sizes}
 
 
-def _summary(tables: list[Result]) -> Result:
+def summarise(tables: list[Result]) -> Result:
     """Return means over the tables."""
     means = {key: [table[key]["mean"] for table in tables if table[key]] for key in _KEYS}
     return {key: float(np.mean(values)) if values else None for key, values in means.items()}

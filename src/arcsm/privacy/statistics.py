@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from arcsm.data.column_types import is_time
 from arcsm.privacy.accounting import noise_for
@@ -27,11 +28,12 @@ from arcsm.privacy.releases import Array, Releases
 _OF_ROWS = 0.1  # weight of the number of rows
 _SHARE_OF_MOMENTS = 0.4  # of the budget, if there are several columns
 _SHARE_OF_RARE = 0.5  # of delta, for values that one row alone has
-_SQUARES = 2.0  # to which the units of a column are clipped, in the mean of the columns of a row
-_LEAST_SCALE = 0.05
+_SQUARES = 2.0  # for each column, of the units of a row, above which the row is scaled down
+_LEAST_SCALE = 0.05  # squared, of the factor by which scaling shrinks units
 _LEAST_VARIANCE = 0.02  # of what the columns before leave of a unit
 _INTERCEPT_STEPS = 30
 _ROWS_AT_A_TIME = 10_000
+_MOST_LOGITS = 4_000_000  # of names of all rows, at a time
 _MICROSECONDS = 1e6  # in a second
 
 
@@ -46,6 +48,12 @@ class PrivateStatistics:
     Of each column they have the common values and the shares of intervals. Of each pair of columns they have the
     products of normal scores of numbers, and of indicators of names, from rows that are scaled down to a norm that
     bounds the influence of each.
+
+    Example:
+        >>> table = pd.DataFrame({"size": np.random.default_rng(0).normal(size=2_000), "kind": ["a", "b"] * 1_000})
+        >>> found = PrivateStatistics.release(table, epsilon=1.0, delta=1e-6, random=np.random.default_rng())
+        >>> found.draw(3, np.random.default_rng(0)).shape
+        (3, 2)
 
     References:
         The Algorithmic Foundations of Differential Privacy (Dwork and Roth, 2014)
@@ -124,9 +132,8 @@ class PrivateStatistics:
     def draw(self, count: int, random: np.random.Generator) -> pd.DataFrame:
         """Draw rows ``(count, D)`` like those of the table; each column depends linearly on those before it.
 
-        Numbers have a normal score with the mean of a linear regression. Names have the probabilities
-        that normal distributions of equal covariance, one for each, give them. Both keep the distribution of their
-        column.
+        Numbers have a normal score with the mean of a linear regression. Names have the probabilities that normal
+        distributions of equal covariance, one for each, give them. Both keep the distribution of their column.
         """
         starts = np.cumsum([0, *(len(column.own_moments()) for column in self.columns)])
         units = np.zeros((count, starts[-1]))
@@ -157,20 +164,24 @@ class PrivateStatistics:
         return column.quantile(ranks / len(z))
 
     def _draw_names(self, column: Names, given: Array, own: slice, random: np.random.Generator) -> NDArray[np.object_]:
-        logits, before = np.tile(np.log(column.shares), (len(given), 1)), given.shape[1]
+        before, at_a_time = given.shape[1], max(1_000, _MOST_LOGITS // len(column.shares))
+        slopes, intercepts = np.zeros((before, len(column.shares))), np.log(column.shares)
         if before:
             means = np.zeros((before, len(column.shares)))  # of the units given each name
             means[:, : len(column.leading)] = self.moments[:before, own] / np.sqrt(column.leading)
             within = self._covariance(before) - (means * column.shares) @ means.T
             variances, axes = np.linalg.eigh(within)
             slopes = axes @ ((axes.T @ means) / np.maximum(variances, max(self.ridge, _LEAST_VARIANCE))[:, None])
-            logits = logits + given @ slopes - 0.5 * (means * slopes).sum(0)
+            intercepts = intercepts - 0.5 * (means * slopes).sum(0)
+            logits = given[:at_a_time] @ slopes
             for _ in range(_INTERCEPT_STEPS):
-                shares = np.exp(logits - logits.max(1, keepdims=True))
-                shares /= shares.sum(1, keepdims=True)
-                logits = logits + np.log(column.shares / shares.mean(0).clip(1e-9))
-        chosen = (logits + random.gumbel(size=logits.shape)).argmax(1)
-        return np.array(column.names, dtype=object)[chosen]
+                shares = softmax(intercepts + logits, axis=1).mean(0)
+                intercepts = intercepts + np.log(column.shares / shares.clip(1e-9))
+        chosen = [np.zeros(0, dtype=int)]
+        for first in range(0, len(given), at_a_time):
+            logits = intercepts + given[first : first + at_a_time] @ slopes
+            chosen.append((logits + random.gumbel(size=logits.shape)).argmax(1))
+        return np.array(column.names, dtype=object)[np.concatenate(chosen)]
 
 
 def _moments(
@@ -231,8 +242,8 @@ def _texts(column: pd.Series) -> NDArray[np.object_]:
 
 def _cells(column: pd.Series, names: Sequence[str]) -> dict[str, Any]:
     """Return the cells that names stand for."""
-    wanted = set(names)
-    return {text: cell for cell in column.dropna().unique() if (text := str(cell)) in wanted}
+    cells = {str(cell): cell for cell in column.dropna().unique()}
+    return {name: cells[name] for name in names}  # in the order of the names, not of the rows
 
 
 def _public_type(dtype: Any, cells: Mapping[str, Any]) -> Any:
