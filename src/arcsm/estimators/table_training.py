@@ -17,7 +17,7 @@ from arcsm.contexts import AnyOrder
 from arcsm.contexts.linear_base import LinearBase
 from arcsm.errors import TrainingWarning
 from arcsm.estimators.gaps import gap_dependence
-from arcsm.estimators.level_calibration import calibrate_levels
+from arcsm.estimators.level_calibration import calibrate_levels, mix_levels
 from arcsm.estimators.model_columns import ModelColumns
 from arcsm.estimators.table_config import FEW_ROWS, TableConfig
 from arcsm.estimators.table_model import Order, TableModel, with_last
@@ -102,6 +102,8 @@ def train_table_model(
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 model = config.build_model(columns, dimensions, balance, located, lines.exponents).float()
+            if choose_level and targets is None:
+                mix_levels(model, rows)
             trained = copy.deepcopy(model).to(device).double().eval()
             candidate = TableModel(trained, columns, orders, config.noise_levels - 1, config, cells)
             candidate.reach, candidate.last = dict(widths), last

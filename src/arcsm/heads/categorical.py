@@ -16,8 +16,9 @@ class CategoricalHead(NormalisedHead):
         {\\sum_j p_j^{1 - \\tau} e^{\\tau (w_j \\cdot c + b_j)}} + \\varepsilon\\, p_k,
         \\qquad k = 0, \\dots, \\mathrm{levels} - 1
 
-    In training :math:`\\tau = 1` and :math:`\\varepsilon = 0`. Afterwards, :meth:`smooth` sets other values, which draw
-    the probabilities towards a prior :math:`p`.
+    At first :math:`\\tau = 1` and :math:`\\varepsilon = 0`. :meth:`smooth` sets other values, which draw the
+    probabilities towards a prior :math:`p`: before the training, so that the prior explains what the contexts do not,
+    or after it.
 
     Values are the numbers of levels. The log probability is a log mass, not a density, and noise does not apply to it.
     The distribution function is cumulative in the order of the levels. There is no score, so every objective trains
