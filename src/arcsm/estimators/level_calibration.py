@@ -1,7 +1,7 @@
-"""Calibration of the probabilities of levels, and the share of a prior that their training begins with.
+"""Probabilities of levels: a share of their frequencies in training, and the calibration afterwards.
 
-A row that breaks a rule says little about others like it. A softmax memorises it; where a share of the prior
-explains it, the softmax learns the rule.
+A softmax that must explain every row memorises those that break a rule. If a share of the frequencies explains them,
+it learns the rule.
 
 The training switches off random units (dropout). Without that, the probabilities of frequent levels are too high, and
 the biases of a head are corrected until a frequent level has its share of the training rows, on average over sets of
@@ -40,7 +40,10 @@ _USUAL_SHARPNESS, _USUAL_SHARE = 1.0, 0.2  # scales of the priors of the log sha
 
 
 def mix_levels(model: AutoregressiveModel, rows: Tensor) -> None:
-    """Mix each probability of a level with a small share of its frequency among the training rows ``(N, D)``."""
+    """Mix the probabilities of levels with a small share of their frequencies among the training rows ``(N, D)``.
+
+    Columns that share a head have a share of the uniform distribution instead.
+    """
     for head, places in model.head.parts(model.features):
         if isinstance(head, CategoricalHead):
             head.smooth(share=_SHARE_IN_TRAINING)

@@ -16,7 +16,7 @@ class CategoricalHead(NormalisedHead):
         {\\sum_j p_j^{1 - \\tau} e^{\\tau (w_j \\cdot c + b_j)}} + \\varepsilon\\, p_k,
         \\qquad k = 0, \\dots, \\mathrm{levels} - 1
 
-    At first :math:`\\tau = 1` and :math:`\\varepsilon = 0`. :meth:`smooth` sets other values, which draw the
+    By default :math:`\\tau = 1` and :math:`\\varepsilon = 0`. :meth:`smooth` sets other values, which draw the
     probabilities towards a prior :math:`p`: before the training, so that the prior explains what the contexts do not,
     or after it.
 
