@@ -150,7 +150,7 @@ def test_pages_say_which_row_is_the_papers_own_model(renderer: Any, small_data: 
     assert f"| AR-CSM, paper | {size:,} | |" in pages["fig3b.md"]
     assert "of 2 mixtures" in pages["fig3b.md"]  # it is none
     nearest = toys["metrics"]["toys"]["rings"]["energy_distance"]["paper"]
-    assert f"Its samples are within {nearest:.4f} of the data on all sets." in pages["fig7.md"]
+    assert f"Samples of the paper's own model are within {nearest:.4f} of the data on all sets." in pages["fig7.md"]
 
 
 def test_every_part_of_the_paper_has_a_place_here(renderer: Any) -> None:
