@@ -1,6 +1,7 @@
 """The command that fits a table once for all others, and what they share with it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import fill
 from typing import Annotated, Literal
@@ -112,8 +113,15 @@ def fit(
 
 def fit_rows(estimator: ScoreDensity | ScoreOutlierDetector, rows: pd.DataFrame, source: str) -> None:
     """Fit the rows of a file, whose name errors begin with."""
-    try:
+    with about_file(source):
         estimator.fit(rows)
+
+
+@contextmanager
+def about_file(source: str) -> Iterator[None]:
+    """Let errors begin with the name of a file."""
+    try:
+        yield
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
 

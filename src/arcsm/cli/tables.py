@@ -1,6 +1,5 @@
 """Commands that use the density of a table: impute missing values, synthesize rows."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -30,12 +29,13 @@ from arcsm.cli.options import (
     check_unused,
     read_options,
 )
+from arcsm.cli.private_rows import PrivateRows
 from arcsm.cli.table_inputs import TableInput
 from arcsm.data import FrameFile, frame_writer
 from arcsm.data.parquet_files import cast_as_parquet
-from arcsm.estimators import PrivateDensity, ScoreDensity
+from arcsm.estimators import ScoreDensity
 from arcsm.estimators.encoder import Columns
-from arcsm.estimators.rounding import decimals_of, round_like
+from arcsm.estimators.rounding import round_like
 from arcsm.estimators.synthesis_quality import SynthesisQuality
 
 app = Typer()
@@ -169,7 +169,8 @@ def synthesize(
     are copies.
 
     With --epsilon the rows may be published: they say nearly the same with any one row of TABLE as without it. Names,
-    types and formats of columns are taken as public. Each run spends the budget again.
+    types and formats of columns are taken as public. Each run spends the budget again. No model is trained, unless
+    --given needs one.
     """
     if gaps and given:
         raise ValueError("--gaps: rows with given values are complete; leave out --gaps or --given")
@@ -185,6 +186,15 @@ def synthesize(
         raise ValueError("--epsilon: has no effect with --model, which was fitted without it; leave one of them out")
     elif page is not None:
         raise ValueError("--report: shows rows of the table, which --epsilon protects; leave one of them out")
+    else:
+        assert source is not None
+        if not given:
+            check_unused({"--n-estimators": n_estimators}, "with --epsilon, unless --given needs a model")
+        private = PrivateRows(
+            epsilon, 1e-6 if delta is None else delta, n, gaps, given or [], n_estimators or "auto", seed, device
+        )
+        private.write(FrameFile(source.path, options, source=source.source), source.source, out, safe_csv)
+        return
     rows, file = None, None
     if model is not None:
         check_unused({"--n-estimators": n_estimators, "--categorical": categorical, "--numeric": numeric})
@@ -203,29 +213,16 @@ def synthesize(
         file = FrameFile(source.path, options, source=source.source)
         rows = file.read(set_aside=True)
         forms, name, total = file.forms, source.source, len(rows)
-        conditions = given_values(given or (), forms, rows) if epsilon is None else {}
-        orders = n_estimators or "auto"
-        if epsilon is None:
-            density = ScoreDensity(orders, random_state=seed, device=device, verbose=True)
-        else:
-            delta = 1e-6 if delta is None else delta
-            density = PrivateDensity(epsilon, delta, n_estimators=orders, device=device, verbose=True)
+        conditions = given_values(given or (), forms, rows)
+        density = ScoreDensity(n_estimators or "auto", random_state=seed, device=device, verbose=True)
         fit_rows(density, rows, source.source)
         known = FittedTable.of_file(file, rows, density, None)
-        if isinstance(density, PrivateDensity):
-            total, rows = density.rows_, None  # from here on, nothing depends on the rows
-            kinds = dict(zip(forms.types, density.columns_.kinds, strict=True))
-            conditions = given_values(given or (), forms, pd.DataFrame(density.columns_.examples()), kinds)
     count = n or (total if rows is None else len(rows))
     drawn = pd.DataFrame(
         density.conditional(conditions, count, random_state=seed)
         if conditions
         else density.sample(count, random_state=seed, gaps=gaps)
     )
-    if isinstance(density, PrivateDensity):
-        known = replace(
-            known, forms=replace(forms, highest={}, plain={}), decimals=decimals_of(drawn, density.columns_)
-        )
     as_text = out.suffix.lower() != ".parquet"
     drawn = round_like(known.decimals, drawn, conditions, as_text)
     written = known.forms.with_ids(known.forms.written(drawn, as_text))
@@ -235,10 +232,6 @@ def synthesize(
         write(written)
     show_columns(name, total, density.columns_)
     show(f"{out}  {count} rows" + (f", {len(drawn.drop_duplicates())} of them different" if conditions else ""))
-    if isinstance(density, PrivateDensity):
-        show(
-            f"private: epsilon {density.epsilon:g}, delta {density.delta:g}; quality not measured, it would reveal rows"
-        )
     if rows is None:
         return
     quality = [] if conditions else _quality(known, density, rows, drawn, seed)

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import check_random_state
 
-from arcsm.data.column_types import is_time
 from arcsm.estimators.checks import check_training_rows
 from arcsm.estimators.density import ScoreDensity
 from arcsm.estimators.native_frames import is_native, to_native
@@ -84,10 +83,7 @@ class PrivateDensity(ScoreDensity):
             table = self._validated(X, reset=True)
             check_training_rows(table, X)
             frame = pd.DataFrame(table)
-            _check_types(frame)
-            statistics = PrivateStatistics.release(
-                frame, self.epsilon, self.delta, np.random.default_rng() if noise is None else noise
-            )
+            statistics = PrivateStatistics.release(frame, self.epsilon, self.delta, noise, progress=self.verbose)
             random = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
             drawn = statistics.draw(int(np.clip(statistics.rows, _LEAST_ROWS, _MOST_ROWS)), random)
             rows: Any = drawn
@@ -107,15 +103,3 @@ class PrivateDensity(ScoreDensity):
     def _facts(self) -> list[str]:
         budget = f"differentially private: epsilon {self.epsilon:g}, delta {self.delta:g}"
         return [budget, f"about {self.rows_:,} rows", *super()._facts()]
-
-
-def _check_types(frame: pd.DataFrame) -> None:
-    """Check that dates and durations have a type of NumPy, or one of pandas with a time zone."""
-    for place, name in enumerate(frame.columns):
-        column = frame.iloc[:, place]
-        is_supported = column.dtype.kind in "mM" and not isinstance(column.dtype, pd.ArrowDtype)
-        if is_time(column) and not is_supported:
-            raise ValueError(
-                f"column {name!r}: private statistics need dates and durations of pandas (pd.to_datetime), got "
-                f"{column.dtype}"
-            )

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from arcsm._runtime.progress import Track, track
 from arcsm.data.column_types import is_time
 from arcsm.privacy.accounting import noise_for
 from arcsm.privacy.marginals import (
@@ -34,6 +35,7 @@ _LEAST_VARIANCE = 0.02  # of what the columns before leave of a unit
 _INTERCEPT_STEPS = 30
 _ROWS_AT_A_TIME = 10_000
 _MOST_LOGITS = 4_000_000  # of names of all rows, at a time
+_LEAST_DRAWN, _MOST_DRAWN = 1_000, 50_000  # rows, at a time
 _MICROSECONDS = 1e6  # in a second
 
 
@@ -51,7 +53,7 @@ class PrivateStatistics:
 
     Example:
         >>> table = pd.DataFrame({"size": np.random.default_rng(0).normal(size=2_000), "kind": ["a", "b"] * 1_000})
-        >>> found = PrivateStatistics.release(table, epsilon=1.0, delta=1e-6, random=np.random.default_rng())
+        >>> found = PrivateStatistics.release(table, epsilon=1.0, delta=1e-6)
         >>> found.draw(3, np.random.default_rng(0)).shape
         (3, 2)
 
@@ -76,18 +78,37 @@ class PrivateStatistics:
     cells: list[dict[str, Any]]
 
     @classmethod
-    def release(cls, table: pd.DataFrame, epsilon: float, delta: float, random: np.random.Generator) -> Self:
+    def release(
+        cls,
+        table: pd.DataFrame,
+        epsilon: float,
+        delta: float,
+        random: np.random.Generator | None = None,
+        progress: bool = False,
+    ) -> Self:
         """Release the statistics of a table ``(N, D)`` of numbers, truth values, texts, dates and times.
 
         Arguments:
             table: The rows. Two tables are neighbours if one has a row more than the other.
             epsilon: The budget :math:`\\epsilon`: 1 is strong protection, 10 is weak.
             delta: The budget :math:`\\delta`, much less than one over the number of rows.
-            random: The source of the noise, which must stay secret.
+            random: The source of the noise, which must stay secret. Default: seeded by the operating system.
+            progress: Show progress.
 
         Raises:
-            ValueError: If a budget is out of range, or no value of a column can be told from the noise.
+            TypeError: If the table is no frame of pandas.
+            ValueError: If a budget is out of range, a column has a type that is not supported or an infinite number,
+                or no value of a column can be told from the noise.
         """
+        check_table(table)
+        random = np.random.default_rng() if random is None else random
+        with track("private statistics", table.shape[1] + 1, progress) as step:
+            return cls._release(table, epsilon, delta, random, step)
+
+    @classmethod
+    def _release(
+        cls, table: pd.DataFrame, epsilon: float, delta: float, random: np.random.Generator, step: Track
+    ) -> Self:
         rare = _SHARE_OF_RARE * delta
         noise = noise_for(epsilon, delta - rare)
         kinds = [_is_name(table.iloc[:, d]) for d in range(table.shape[1])]
@@ -113,6 +134,7 @@ class PrivateStatistics:
                 )
             except NothingToRelease:
                 hidden.append(table.columns[d])
+            step()
         if hidden:
             raise ValueError(
                 f"column {hidden[0]!r}{_also(hidden[1:])}: no value is common enough to be told from noise; leave it "
@@ -129,15 +151,34 @@ class PrivateStatistics:
         dtypes = [_public_type(dtype, own) for dtype, own in zip(table.dtypes, cells, strict=True)]
         return cls(rows, columns, moments, ridge, pd.Series(dtypes, index=table.columns, dtype=object), cells)
 
-    def draw(self, count: int, random: np.random.Generator) -> pd.DataFrame:
+    def draw(self, count: int, random: np.random.Generator, gaps: bool = True, progress: bool = False) -> pd.DataFrame:
         """Draw rows ``(count, D)`` like those of the table; each column depends linearly on those before it.
 
         Numbers have a normal score with the mean of a linear regression. Names have the probabilities that normal
         distributions of equal covariance, one for each, give them. Both keep the distribution of their column.
+
+        Arguments:
+            count: The number of rows.
+            random: The source of the draws.
+            gaps: Leave out values as often as the table does, independently. Otherwise rows are complete.
+            progress: Show progress.
         """
+        rows = max(count, _LEAST_DRAWN)  # columns keep their distributions in many rows
+        ends = np.linspace(0, rows, 1 + math.ceil(rows / _MOST_DRAWN)).astype(int)
+        with track("synthetic rows", rows * len(self.columns), progress) as step:
+            parts = [self._values(size, random, step) for size in np.diff(ends)]
+        drawn = {}
+        for d, column in enumerate(self.columns):
+            values = np.concatenate([part[d] for part in parts])[:count]
+            missing = random.random(count) < (column.missing if gaps else 0.0)
+            drawn[d] = _typed(values, missing, self.dtypes.iloc[d], self.cells[d])
+        return pd.DataFrame(drawn).set_axis(self.dtypes.index, axis=1)
+
+    def _values(self, count: int, random: np.random.Generator, step: Track) -> list[NDArray[Any]]:
+        """Draw the values of each column, numbers or texts of names ``(count,)``."""
         starts = np.cumsum([0, *(len(column.own_moments()) for column in self.columns)])
         units = np.zeros((count, starts[-1]))
-        drawn = {}
+        drawn = list[NDArray[Any]]()
         for d, column in enumerate(self.columns):
             own, before = slice(starts[d], starts[d + 1]), slice(0, starts[d])
             given = units[:, before]
@@ -146,9 +187,9 @@ class PrivateStatistics:
             else:
                 values = self._draw_names(column, given, own, random)
             units[:, own] = column.units(values)
-            missing = random.random(count) < column.missing
-            drawn[d] = _typed(values, missing, self.dtypes.iloc[d], self.cells[d])
-        return pd.DataFrame(drawn).set_axis(self.dtypes.index, axis=1)
+            drawn.append(values)
+            step(count)
+        return drawn
 
     def _covariance(self, before: int) -> Array:
         return self.moments[:before, :before] + self.ridge * np.eye(before)
@@ -226,6 +267,22 @@ def _scale(column: Names | Numbers, square: float) -> float:
     known = 1.0 - column.missing
     kept = square / max(known * float(np.trace(column.own_moments())), 1e-9)
     return max(known**2 * min(kept, 1.0), _LEAST_SCALE)
+
+
+def check_table(table: pd.DataFrame) -> None:
+    """Check that a table is a frame of pandas, with columns that statistics can be released of."""
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(f"table: expected a pandas DataFrame, got {type(table).__name__}; convert it first")
+    for place, name in enumerate(table.columns):
+        column = table.iloc[:, place]
+        is_supported = column.dtype.kind in "mM" and not isinstance(column.dtype, pd.ArrowDtype)
+        if is_time(column) and not is_supported:
+            raise ValueError(
+                f"column {name!r}: private statistics need dates and durations of pandas (pd.to_datetime), got "
+                f"{column.dtype}"
+            )
+        if not _is_name(column) and np.isinf(_numbers(column)).any():
+            raise ValueError(f"column {name!r}: expected finite numbers or missing values, got infinity")
 
 
 def _is_name(column: pd.Series) -> bool:
