@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from pyarrow import parquet
 
+from arcsm.estimators import PrivateDensity
 from small_tables import correlated_table, run, use_small_models
 
 
@@ -207,6 +208,18 @@ def test_private_rows_have_the_form_of_the_table_and_neither_ids_nor_its_size(
     assert "3000" not in printed
 
 
+def test_private_rows_have_gaps_if_wanted_and_need_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PrivateDensity, "fit", None)
+    random, table, out = np.random.default_rng(0), tmp_path / "table.csv", tmp_path / "out.csv"
+    x = random.normal(size=3_000).round(2)
+    pd.DataFrame({"x": np.where(random.random(3_000) < 0.3, np.nan, x), "y": x}).to_csv(table, index=False)
+    command = ("synthesize", table, "--epsilon", 2, "-n", 1_000, "--out", out)
+    assert run(*command) == 0
+    assert not pd.read_csv(out).isna().any(axis=None)
+    assert run(*command, "--gaps") == 0
+    assert 0.2 < pd.read_csv(out)["x"].isna().mean() < 0.4
+
+
 def test_private_rows_in_parquet_have_no_levels_that_are_rare(tmp_path: Path) -> None:
     levels = np.random.default_rng(0).choice(["Rome", "Oslo"], 3_000).astype(object)
     levels[0] = "Vaduz"
@@ -222,6 +235,7 @@ def test_private_rows_in_parquet_have_no_levels_that_are_rare(tmp_path: Path) ->
         (["--delta", "0.001"], "--delta: has no effect without --epsilon"),
         (["--epsilon", "1", "--report", "page.html"], "--report: shows rows of the table, which --epsilon protects"),
         (["--epsilon", "0"], "epsilon: expected a positive number"),
+        (["--epsilon", "1", "--n-estimators", "2"], "--n-estimators: has no effect with --epsilon, unless --given"),
     ],
 )
 def test_private_rows_without_a_budget_or_with_a_report_are_errors(

@@ -195,6 +195,38 @@ def test_columns_of_which_nothing_can_be_released_are_named() -> None:
         statistics_of(table, 1.0)
 
 
+def test_rows_may_be_few_complete_or_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = small_table(4_000).assign(gaps=lambda rows: rows["x"].mask(rows["y"] > rows["y"].median()))
+    found = statistics_of(table)
+    assert found.draw(1, np.random.default_rng(0)).shape == (1, 5)
+    assert found.draw(0, np.random.default_rng(0)).shape == (0, 5)
+    assert not found.draw(500, np.random.default_rng(0), gaps=False).isna().any(axis=None)
+    monkeypatch.setattr(statistics, "_MOST_DRAWN", 1_300)
+    monkeypatch.setattr(statistics, "_LEAST_DRAWN", 1)
+    drawn = found.draw(4_001, np.random.default_rng(0), progress=True)
+    assert len(drawn) == 4_001
+    assert not drawn.duplicated().any()
+    city = found.columns[1]
+    for part in (drawn[start : start + 1_000] for start in range(0, 4_000, 1_000)):
+        shares = part["city"].value_counts(normalize=True)[list(city.names)]
+        np.testing.assert_allclose(shares, city.shares, atol=0.06)
+        assert float(part["gaps"].isna().mean()) == pytest.approx(0.5, abs=0.06)
+
+
+def test_noise_differs_from_run_to_run_unless_its_source_is_given() -> None:
+    table = small_table(1_000)
+    first, second = (PrivateStatistics.release(table, 1.0, 1e-6).moments for _ in range(2))
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(statistics_of(table, 1.0).moments, statistics_of(table, 1.0).moments)
+
+
+def test_bad_tables_are_named() -> None:
+    with pytest.raises(TypeError, match="table: expected a pandas DataFrame, got ndarray"):
+        PrivateStatistics.release(np.zeros((9, 2)), 1.0, 1e-6)
+    with pytest.raises(ValueError, match="column 'y': expected finite numbers or missing values, got infinity"):
+        statistics_of(small_table(100).assign(y=np.inf))
+
+
 def test_one_column_needs_no_moments() -> None:
     drawn = statistics_of(small_table(2_000)[["y"]]).draw(100, np.random.default_rng(0))
     assert drawn.shape == (100, 1)

@@ -23,6 +23,8 @@ class PrivateDensity(ScoreDensity):
     :math:`(\\epsilon, \\delta)`-differentially private, however often it is asked. Relations that are not linear in
     normal scores of numbers and indicators of names are lost; with few rows or many columns, so are fine details.
 
+    For rows alone use the statistics: their rows are nearer to the table, and need no model.
+
     The names and the types of the columns are taken as public. Fitting the same table again spends the budget again.
 
     Arguments:

@@ -1,7 +1,7 @@
 """Differentially private synthetic rows of mixed tables: ours and methods of noisy marginals, at several budgets.
 
-Ours learns ranges and names from the table with noise, too; its peers get them. Two controls show rows that are drawn
-from the private statistics without a model, and, if requested, those of an ordinary density.
+Ours learns ranges and names from the table with noise, too; its peers get them. Two controls show the rows of a model
+that was trained on ours, and, if requested, those of an ordinary density.
 """
 
 import warnings
@@ -22,9 +22,9 @@ from arcsm.experiments.tables import MIXED, Table
 from arcsm.privacy import PrivateStatistics
 from arcsm.reports.plots import open_panels
 
-OURS, STATISTICS, OPEN = "arcsm", "statistics alone", "without privacy"
+OURS, MODEL, OPEN = "arcsm", "a model of them", "without privacy"
 PEERS = ("MST", "AIM")  # of dpmm
-METHODS = (OURS, *PEERS, STATISTICS, OPEN)
+METHODS = (OURS, *PEERS, MODEL, OPEN)
 _ENVIRONMENTS = dict.fromkeys(PEERS, "dpmm")
 Budget = Annotated[float, Field(gt=0.0)]
 
@@ -34,18 +34,18 @@ class PrivateRows(Settings):
 
     cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds", "methods", "tables", "epsilons"})
     records_cells: ClassVar[bool] = True
-    methods: tuple[str, ...] = Field((OURS, "MST", STATISTICS), min_length=1)
+    methods: tuple[str, ...] = Field((OURS, "MST", MODEL), min_length=1)
     tables: tuple[str, ...] = MIXED
     epsilons: tuple[Budget, ...] = Field((1.0, 3.0), min_length=1)
     delta: float = Field(1e-5, gt=0.0, lt=1.0)
     training_rows: int = Field(5_000, ge=20)
     held_out_rows: int = Field(2_000, ge=20)
-    max_steps: Count | None = None  # of ours; default: its own
+    max_steps: Count | None = None  # of models; default: their own
 
 
 PRESETS: Mapping[Preset, PrivateRows] = {
     "smoke": PrivateRows(
-        methods=(OURS, STATISTICS), tables=("wine",), epsilons=(20.0,), training_rows=900, held_out_rows=60, max_steps=3
+        methods=(OURS, MODEL), tables=("wine",), epsilons=(20.0,), training_rows=900, held_out_rows=60, max_steps=3
     ),
     "cpu": PrivateRows(),
     "paper": PrivateRows(methods=METHODS, epsilons=(0.3, 1.0, 3.0, 10.0), seeds=5, training_rows=20_000),
@@ -94,7 +94,7 @@ def _drawn(run: Study[PrivateRows], epsilon: float, train: Table, count: int, me
         found = run_outside(_ENVIRONMENTS[method], arrays, of_peer)
         return Drawn(found["rows"], str(found["versions"]))
     frame, steps = train.frame(), "auto" if settings.max_steps is None else settings.max_steps
-    if method == STATISTICS:
+    if method == OURS:
         statistics = PrivateStatistics.release(frame, epsilon, settings.delta, noise)
         return Drawn(train.codes(statistics.draw(count, noise)))
     options = dict[str, Any](max_steps=steps, random_state=seed, device=run.device.type, verbose=True)
