@@ -1,7 +1,8 @@
 """Gaps in tables: ours with default settings, and five peers.
 
 A part of the values is hidden, completely at random or not. Each method fills them, by its best single value and by
-draws. All of them see the same rows, whose gaps are in any column.
+draws. All of them see the same rows, whose gaps are in any column. A control learns from yes/no columns that say where
+the gaps are, too: if gaps depend on what is missing, these tell something about it.
 """
 
 import time
@@ -23,8 +24,8 @@ from arcsm.experiments.outside import runnable
 from arcsm.experiments.tables import MIXED, UCI, Table, read_rows
 from arcsm.reports.plots import open_panels
 
-OURS = "arcsm"
-METHODS = (OURS, *PEERS)
+OURS, GAPS_SHOWN = "arcsm", "arcsm, gaps as columns"
+METHODS = (OURS, GAPS_SHOWN, *PEERS)
 _MEASURES = ("rmse", "error", "crps", "coverage", "seconds")
 
 
@@ -46,8 +47,8 @@ class Imputation(Settings):
 
 
 PRESETS: Mapping[Preset, Imputation] = {
-    "smoke": Imputation(methods=(OURS, "mean", "KNN"), tables=("wine",), mechanisms=("mcar",), most_rows=60, draws=3,
-                        max_steps=3),
+    "smoke": Imputation(methods=(OURS, GAPS_SHOWN, "mean", "KNN"), tables=("wine",), mechanisms=("mcar", "mnar"),
+                        most_rows=60, draws=3, max_steps=3),
     "cpu": Imputation(seeds=3),
     "paper": Imputation(seeds=10, seeds_of_others=10, most_rows=10_000),
 }  # fmt: skip
@@ -57,24 +58,25 @@ def body(run: Study[Imputation]) -> Result:
     """Fill the gaps of every table by every method."""
     settings = run.settings
     check_names("methods", settings.methods, METHODS)
-    methods, not_run = runnable(settings.methods)
+    every, not_run = runnable(settings.methods)
+    methods = {m: [name for name in every if m != "mcar" or name != GAPS_SHOWN] for m in settings.mechanisms}
     cells = run.compute_seeds(
         {
             (mechanism, table, method): partial(_fill, run, mechanism, table, method)
             for mechanism in settings.mechanisms
             for table in settings.tables
-            for method in methods
+            for method in methods[mechanism]
         },
         most_seeds=lambda key: settings.seeds if key[0] == "mcar" else settings.seeds_of_others,
     )
     tables = {
         mechanism: {
-            table: {method: _over_seeds(cells[mechanism, table, method]) for method in methods}
+            table: {method: _over_seeds(cells[mechanism, table, method]) for method in methods[mechanism]}
             for table in settings.tables
         }
         for mechanism in settings.mechanisms
     }
-    summary = {mechanism: _summary(methods, found) for mechanism, found in tables.items()}
+    summary = {mechanism: _summary(methods[mechanism], found) for mechanism, found in tables.items()}
     versions = {
         method: cell["versions"] for (_, _, method), by_seed in cells.items() for cell in by_seed if cell["versions"]
     }
@@ -89,14 +91,23 @@ def _fill(run: Study[Imputation], mechanism: Mechanism, name: str, method: str, 
     table = read_rows(name, settings.most_rows, seed)
     hidden = hide(table, mechanism, settings.share, seed)
     gapped, begun = table.without(hidden), time.monotonic()
-    filled = _ours(run, gapped, seed) if method == OURS else PEERS[method](gapped, settings.draws, seed)
+    ours = {OURS: _of_density, GAPS_SHOWN: _of_density_that_sees_gaps}
+    filled = ours[method](run, gapped, seed) if method in ours else PEERS[method](gapped, settings.draws, seed)
     seconds = time.monotonic() - begun
     measures = quality(table, hidden, filled.estimates, filled.draws)
     rows, columns = table.values.shape
     return {**measures, "seconds": seconds, "versions": filled.versions, "rows": rows, "columns": columns}
 
 
-def _ours(run: Study[Imputation], table: Table, seed: int) -> Filled:
+def _of_density_that_sees_gaps(run: Study[Imputation], table: Table, seed: int) -> Filled:
+    gaps = np.isnan(table.values)
+    mixed = gaps.any(0) & ~gaps.all(0)
+    shown = Table(np.column_stack([table.values, gaps[:, mixed]]), (*table.names, *[("no", "yes")] * int(mixed.sum())))
+    filled, columns = _of_density(run, shown, seed), table.values.shape[1]
+    return Filled(filled.estimates[:, :columns], filled.draws[..., :columns])
+
+
+def _of_density(run: Study[Imputation], table: Table, seed: int) -> Filled:
     frame = table.frame()
     steps: Any = "auto" if run.settings.max_steps is None else run.settings.max_steps
     with warnings.catch_warnings():
