@@ -6,15 +6,18 @@ import base64
 import io
 import json
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -26,6 +29,7 @@ from arcsm.cli.fitted_tables import FittedTable
 from arcsm.cli.web.page import serving
 
 PICTURES = Path(__file__).resolve().parent / "pictures"
+EXAMPLES = PICTURES.parent / "examples"
 SAMPLES = PICTURES.parent.parent / "results" / "mnist-made" / "cpu-probability-flow.png"
 _SECONDS = 60  # for a page to react
 
@@ -212,9 +216,19 @@ def readme(folder: Path) -> Image.Image:
     return both
 
 
+def example(path: Path, folder: Path) -> Image.Image:
+    """Run an example and return its figure."""
+    plt.switch_backend("agg")
+    runpy.run_path(str(path))
+    plt.savefig(folder / "figure.png", dpi=100)
+    plt.close("all")
+    return Image.open(folder / "figure.png").convert("RGB")
+
+
 if __name__ == "__main__":
     pages = {
-        "serve-images": image_page, "serve-table": table_page, "serve-fitted": fitted_page, "readme": readme
+        "serve-images": image_page, "serve-table": table_page, "serve-fitted": fitted_page, "readme": readme,
+        **{path.stem: partial(example, path) for path in sorted(EXAMPLES.glob("*.py"))},
     }  # fmt: skip
     for name in sys.argv[1:] or pages:
         take = pages[name]

@@ -60,7 +60,7 @@ _CODE = re.compile(
 
 
 def prose() -> Iterator[tuple[str, str]]:
-    """Yield the name of every page and module with its prose."""
+    """Yield the name of every page, example and module with its prose."""
     for page in [
         *ROOT.glob("*.md"),
         *ROOT.glob("docs/**/*.md"),
@@ -68,6 +68,12 @@ def prose() -> Iterator[tuple[str, str]]:
         ROOT / "benchmarks" / "README.md",
     ]:
         yield str(page.relative_to(ROOT)), _blanked(page.read_text(encoding="utf-8"))
+    for example in sorted(ROOT.glob("docs/examples/*.py")):
+        cells = re.findall(r"^# %% \[markdown\]\n((?:#.*\n)+)", example.read_text(encoding="utf-8"), re.MULTILINE)
+        yield (
+            str(example.relative_to(ROOT)),
+            "\n".join(_blanked(re.sub(r"^# ?", "", cell, flags=re.M)) for cell in cells),
+        )
     for module in sorted(ROOT.glob("src/arcsm/**/*.py")):
         tree = ast.parse(module.read_text(encoding="utf-8"))
         documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
