@@ -1,7 +1,8 @@
-"""Fixtures of all tests: torch is seeded, its global state must not change, and there are small models."""
+"""Fixtures of all tests: torch is seeded, its global state must not change, and a failure names its seam."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,14 @@ from small_models import MakeModel
 if "PYTEST_XDIST_WORKER" in os.environ:  # there is a process on each core already
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # for commands that tests start
+
+#: The seam that a folder, or a file beside the folders, is about. The rest is about none: files, commands, pages.
+SEAMS = {
+    "contexts": "context", "heads": "head", "conditionals": "head", "objectives": "objective", "implicit": "objective",
+    "training": "objective", "samplers": "sampler", "queries": "sampler", "denoise": "sampler",
+    "estimators": "all four, in estimators", "test_model": "all four, in a model", "test_own_heads": "head",
+    "test_noise": "objective",
+}  # fmt: skip
 
 settings.register_profile("arcsm", deadline=None, derandomize=True, database=None, max_examples=40)
 settings.load_profile("arcsm")
@@ -47,6 +56,17 @@ _RESTORE: dict[str, Callable[[Any], Any]] = {
     "matmul precision": torch.set_float32_matmul_precision,
     "validation of distributions": Distribution.set_default_validate_args,
 }
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Name the seam in the first line of a failure."""
+    report = yield
+    if report.failed:
+        folder = item.path.relative_to(Path(__file__).parent).with_suffix("").parts[0]
+        path, line, name = report.location
+        report.location = (path, line, f"{name} [seam: {SEAMS.get(folder, 'none, ' + folder)}]")
+    return report
 
 
 @pytest.fixture(autouse=True)
