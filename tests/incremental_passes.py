@@ -28,11 +28,3 @@ def incremental_contexts(context: Context, x: Tensor, condition: Condition | Non
         contexts[d] = context.step(state, previous)
         previous = x[..., d]
     return torch.stack(contexts, -2)
-
-
-def jacobian_sizes(context: Context, condition: Condition | None = None) -> Tensor:
-    """Return the largest absolute derivative of the context of ``d`` by ``x_e``, ``(D, D)``."""
-    x = torch.randn(context.features, dtype=torch.float64)
-    jacobian = torch.autograd.functional.jacobian(lambda z: context(z, condition), x)  # (D, C, D)
-    assert isinstance(jacobian, Tensor)
-    return jacobian.abs().amax(1)

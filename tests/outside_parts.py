@@ -44,11 +44,3 @@ class Perceptron(ConditionNet):
 
 class UnregisteredMADE(MADE):
     """A MADE that no file can name."""
-
-
-class ScaledHead(ScoreHead):
-    """A score head whose constructor reads the value of a tensor."""
-
-    def __init__(self, context_features: int = 4, scale: float = 2.0) -> None:
-        super().__init__(context_features, (8,))
-        self.scale = float(torch.tensor(scale).item())

@@ -55,9 +55,6 @@ class _Held(Tensor):
         """Whether there are no values."""
         return False
 
-    def __repr__(self) -> str:  # type: ignore[override]
-        return f"_Held({self.values})"
-
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         raise RuntimeError(f"{func}: outside of the PretendDevice")

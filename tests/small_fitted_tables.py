@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,9 @@ import numpy as np
 from arcsm.cli.fitted_tables import FittedTable
 from arcsm.data import FrameFile
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
+from small_tables import QUICK
 
-NAMES = ["age", "city", "fee"]
+NAMES = ["age", "city", "fee <i>"]
 
 
 def write_rows(path: Path, rows: int = 120) -> None:
@@ -26,18 +26,9 @@ def write_rows(path: Path, rows: int = 120) -> None:
     path.write_text(";".join(NAMES) + "\n" + "\n".join(lines) + "\n", encoding="utf-8")
 
 
-@lru_cache
-def fitted_to(path: Path) -> FittedTable:
-    """Return a table in a file that has been fitted for a moment."""
+def fitted_table(path: Path) -> FittedTable:
+    """Write the table, and fit it for a moment."""
+    write_rows(path)
     file = FrameFile(path)
     rows = file.read(set_aside=True)
-    estimators = (kind(max_steps=60, random_state=0).fit(rows) for kind in (ScoreDensity, ScoreOutlierDetector))
-    return FittedTable.of_file(file, rows, *estimators)
-
-
-def fitted_table(folder: Path) -> FittedTable:
-    """Return the table of :func:`write_rows`, fitted, from a folder."""
-    path = folder / "rows.csv"
-    if not path.exists():
-        write_rows(path)
-    return fitted_to(path)
+    return FittedTable.of_file(file, rows, *(kind(**QUICK).fit(rows) for kind in (ScoreDensity, ScoreOutlierDetector)))

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from arcsm import GaussianHead, Head, LogisticMixtureHead, NormalisedHead, PlainScoreHead, ScoreHead
+from arcsm import GaussianHead, Head, LogisticMixtureHead, PlainScoreHead, ScoreHead
 from arcsm.heads.base import Sigma
 
 FLOAT64 = torch.float64
@@ -43,15 +43,12 @@ def _seeded(make: Callable[[], H]) -> Callable[[], H]:
     return build
 
 
-NORMALISED_HEADS: dict[str, Callable[[], NormalisedHead]] = {
-    "gaussian": _seeded(lambda: GaussianHead(3)),
-    "mixture": _seeded(lambda: LogisticMixtureHead(3, components=4)),
-}
 HEADS: dict[str, Callable[[], Head]] = {
     **{f"score-{i}": lambda arguments=arguments: score_head(**arguments) for i, arguments in enumerate(SCORE_HEADS)},
     "plain": _seeded(lambda: PlainScoreHead(3, (8, 6))),
     "plain, tanh": _seeded(lambda: PlainScoreHead(3, (8, 6), "tanh")),
-    **NORMALISED_HEADS,
+    "gaussian": _seeded(lambda: GaussianHead(3)),
+    "mixture": _seeded(lambda: LogisticMixtureHead(3, components=4)),
 }
 
 

@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -58,9 +58,13 @@ def run_in_forks(folders: list[Path], variables: list[dict[str, str]], *argument
 
 
 def main_address() -> dict[str, str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    """Return an address with a free port that no system hands out by itself, as to another test."""
+    first = 10_000 + 7 * os.getpid() % 20_000
+    for port in range(first, first + 1_000):
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    raise OSError(f"no free port from {first}")
 
 
 def run_as_srun(folders: list[Path], *arguments: str) -> list[Outcome]:

@@ -12,7 +12,7 @@ import torch
 from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead
 from arcsm.cli import application
 from arcsm.contexts.normal_moments import Moments
-from arcsm.estimators import ScoreOutlierDetector
+from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
 from arcsm.estimators.table_config import TableConfig
 
 #: Arguments of an estimator that fits in a fraction of a second.
@@ -53,7 +53,7 @@ def correlated_table(count: int, seed: int = 0) -> pd.DataFrame:
 Scored = tuple[ScoreOutlierDetector, pd.DataFrame]
 
 
-def detector_and_outliers() -> Scored:
+def detector_and_outliers(**settings: Any) -> Scored:
     """Return a detector and rows of which 3, 5, 7 and 9 are outliers by one column each."""
     table = mixed_table(500)
     rows = table.tail(60).reset_index(drop=True)
@@ -62,13 +62,27 @@ def detector_and_outliers() -> Scored:
     rows["city"] = rows["city"].astype(object)
     rows.loc[7, "city"] = "elsewhere"
     rows.loc[9, "kind"] = "other"
-    return ScoreOutlierDetector(max_steps=150, n_estimators=2, random_state=0).fit(table.head(440)), rows
+    settings = {"max_steps": 150, "n_estimators": 2, "random_state": 0, **settings}
+    return ScoreOutlierDetector(**settings).fit(table.head(440)), rows
 
 
 def use_small_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make estimators fit one small model for a few steps, whatever the table."""
     config = TableConfig(1, 8, (16,), 16, 0.0, (16,), 0, 0.0, 0, 0.3, 4, 5e-2, 30, 64, 5e-3, 1e-2)
     monkeypatch.setattr(TableConfig, "for_table", classmethod(lambda *_: config))
+
+
+def seed_private_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the noise of private statistics from a fixed seed, where the product lets the system choose one."""
+    generator = np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed=0: generator(seed))
+
+
+def quick_density(table: pd.DataFrame) -> ScoreDensity:
+    """Return a density with a small model that has hardly learned."""
+    with pytest.MonkeyPatch.context() as patch:
+        use_small_models(patch)
+        return ScoreDensity(**QUICK).fit(table)
 
 
 def run(*arguments: object) -> int:

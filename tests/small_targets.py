@@ -56,8 +56,8 @@ def targets(name: str, count: int = 2000, seed: int = 0) -> tuple[Array, Array]:
 
 
 @cache
-def fitted(name: str) -> ScoreRegressor:
+def fitted(name: str, max_steps: int = 1200) -> ScoreRegressor:
     """Return a regressor of :func:`targets`."""
     with pytest.MonkeyPatch.context() as patch:
-        use_one_model(patch)
+        use_one_model(patch, max_steps=max_steps)
         return ScoreRegressor(random_state=0).fit(*targets(name))

@@ -1,4 +1,4 @@
-"""Models of images and tables for the tests of the web page."""
+"""Models of images and tables, with random weights, for the tests of the commands and the web page."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 from arcsm import MADE, AutoregressiveModel, GaussianHead, NoiseLadder, ScoreHead
 
 
-def image_model(shape: tuple[int, int, int] = (1, 4, 6), classes: int = 0) -> AutoregressiveModel:
+def image_model(shape: tuple[int, int, int] = (1, 4, 6), classes: int = 0, levels: int = 17) -> AutoregressiveModel:
     torch.manual_seed(0)
     size = int(np.prod(shape))
-    made, metadata = MADE(size, 4, (16,), classes=classes), {"image_shape": list(shape), "levels": 17}
+    made, metadata = MADE(size, 4, (16,), classes=classes), {"image_shape": list(shape), "levels": levels}
     return AutoregressiveModel(made, ScoreHead(4, (8,)), NoiseLadder(1.0, 0.1, 6), metadata=metadata).eval()
 
 

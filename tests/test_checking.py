@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import pytest
@@ -44,32 +43,26 @@ CONTEXTS: dict[str, Callable[[], arcsm.Context]] = {
     ),
     "AnyOrder, targets": lambda: AnyOrder(5, 3, (8, 8), 6, targets=(1, 3), complete_share=0.5),
     "AnyOrder, levels": lambda: AnyOrder(3, 3, (8, 8), 6, levels=(0, 3, 2)),
-    "AnyOrder, levels last": lambda: AnyOrder(3, 3, (8, 8), 6, levels=(0, 0, 3)),
     "AnyOrder, parent of a feature": lambda: AnyOrder(4, 3, (8, 8), 6, levels=(3, 0, 0, 0), parents=(-1, 0, -1, -1)),
-    "MADE": lambda: MADE(5, 3, (16, 16)),
-    "MADE, affine": lambda: MADE(4, 3, ()),
+    "MADE": lambda: MADE(4, 3, ()),
     "MADE, one feature": lambda: MADE(1, 3, (8,)),
     "MADE, order, residual, classes, sinusoids": lambda: MADE(
-        5, 3, (16, 16), order=(3, 1, 0, 2, 4), residual=True, classes=3, sinusoids=2
+        5, 3, (8, 8), order=(3, 1, 0, 2, 4), residual=True, classes=3, sinusoids=2
     ),
     "MADE, missing values, vectors": lambda: MADE(4, 3, (12,), condition_features=2, missing=True, hide=0.4),
-    "MADE, classes and vectors": lambda: MADE(4, 3, (12,), condition_features=2, classes=3),
-    "PixelCNNPP": lambda: PixelCNNPP((1, 4, 4), 3, nr_filters=4, nr_resnet=1),
-    "PixelCNNPP, colours, classes": lambda: PixelCNNPP((3, 3, 4), 3, nr_filters=4, nr_resnet=1, classes=2),
-    "PixelCNNPP, dropout, vectors": lambda: PixelCNNPP((2, 4, 3), 3, 4, 1, dropout=0.5, condition_features=2),
-    "PixelCNNPP, classes and vectors": lambda: PixelCNNPP((1, 3, 3), 3, 4, 1, condition_features=2, classes=3),
+    "PixelCNNPP": lambda: PixelCNNPP((1, 2, 3), 3, nr_filters=4, nr_resnet=1),
+    "PixelCNNPP, colours, classes": lambda: PixelCNNPP((3, 2, 2), 3, nr_filters=4, nr_resnet=1, classes=2),
+    "PixelCNNPP, dropout, vectors": lambda: PixelCNNPP((1, 2, 2), 3, 4, 1, dropout=0.5, condition_features=2),
 }
 HEADS: dict[str, Callable[[], arcsm.Head]] = {
     "ScoreHead": lambda: ScoreHead(3, (8, 8)),
     "ScoreHead, sinusoids, residual": lambda: ScoreHead(3, (8, 8), 3, 5.0, residual=True, data_std=0.5),
     "PlainScoreHead": lambda: PlainScoreHead(3, (8, 8)),
-    "PlainScoreHead, tanh": lambda: PlainScoreHead(3, (8,), "tanh"),
     "GaussianHead": lambda: GaussianHead(3),
     "LogisticMixtureHead": lambda: LogisticMixtureHead(3, 4),
     "SplineHead": lambda: SplineHead(3, 4),
     "SplineHead, located": lambda: SplineHead(5, 4, hidden_features=(6, 6), located=True),
-    "DiscretisedLogisticMixtureHead": lambda: DiscretisedLogisticMixtureHead(3, 4),
-    "DiscretisedLogisticMixtureHead, 7 levels": lambda: DiscretisedLogisticMixtureHead(3, 4, levels=7),
+    "DiscretisedLogisticMixtureHead": lambda: DiscretisedLogisticMixtureHead(3, 4, levels=7),
     "CategoricalHead": lambda: CategoricalHead(3, 5),
     "LocatedHead": lambda: LocatedHead(ScoreHead(3, (8,), 2)),
     "MixedHead": lambda: MixedHead([ScoreHead(3, (8,)), CategoricalHead(3, 2)], (1, 0, 0)),
@@ -85,15 +78,14 @@ def test_every_context_and_head_of_the_package_passes(name: str) -> None:
 
 @pytest.fixture
 def _condition_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry._PARTS, "condition_net", {net.__name__: net for net in (Perceptron, IgnoresTheVector)})
+    monkeypatch.setitem(registry._PARTS, "condition_net", {"Perceptron": Perceptron})
 
 
 @pytest.mark.usefixtures("_condition_networks")
-@pytest.mark.parametrize("kind", [MADE, partial(PixelCNNPP, nr_filters=4, nr_resnet=1)])
-def test_contexts_with_a_condition_network_pass(kind: Callable[..., arcsm.Context]) -> None:
-    size: Any = 4 if kind is MADE else (1, 2, 2)
+def test_a_condition_network_and_contexts_with_it_pass() -> None:
     arcsm.check(Perceptron())
-    arcsm.check(kind(size, 3, condition_features=2, classes=3, condition_net=Perceptron()))
+    arcsm.check(MADE(4, 3, condition_features=2, classes=3, condition_net=Perceptron()))
+    arcsm.check(PixelCNNPP((1, 2, 2), 3, 4, 1, condition_features=2, classes=3, condition_net=Perceptron()))
 
 
 class AveragesRows(Perceptron):
@@ -108,18 +100,6 @@ class AveragesRows(Perceptron):
 def test_a_condition_network_that_couples_rows_in_training_fails() -> None:
     made = MADE(4, 3, condition_features=2, classes=3, condition_net=AveragesRows())
     with pytest.raises(PartError, match="conditions of rows: the contexts of a row in training"):
-        arcsm.check(made)
-
-
-class IgnoresTheVector(Perceptron):
-    def forward(self, condition: Mapping[str, Tensor]) -> Tensor:
-        return self.output(self.of_class(condition["classes"]))
-
-
-@pytest.mark.usefixtures("_condition_networks")
-def test_a_condition_network_that_ignores_the_vector_fails() -> None:
-    made = MADE(4, 3, condition_features=2, classes=3, condition_net=IgnoresTheVector())
-    with pytest.raises(PartError, match="condition: the contexts do not depend on the vector of the condition"):
         arcsm.check(made)
 
 
@@ -152,7 +132,6 @@ def test_a_passing_check_changes_neither_the_part_nor_the_state_of_torch() -> No
     [
         (MADE, r"expected an instance, got the class MADE; pass MADE\(\.\.\.\)"),
         (nn.Linear(2, 2), "part: expected a Context"),
-        (3, "part: expected a Context"),
         (lambda x: x, "part: expected a Context"),
     ],
 )
@@ -164,21 +143,6 @@ def test_other_things_are_rejected(part: Any, message: str) -> None:
 # Contexts with a mistake --------------------------------------------------------------------------------------------
 
 
-class SeesItself(MADE):
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        return super().forward(x, condition) + 0.1 * x.unsqueeze(-1)
-
-
-class SeesTheNext(MADE):
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        return super().forward(x, condition) + 0.1 * x.roll(-1, -1).unsqueeze(-1)
-
-
-class SeesItselfWithoutGradient(MADE):
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        return super().forward(x, condition) + 0.1 * x.detach().unsqueeze(-1)
-
-
 class SeesItselfInTraining(MADE):
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         return super().forward(x, condition) + 0.1 * self.training * x.unsqueeze(-1)
@@ -187,9 +151,8 @@ class SeesItselfInTraining(MADE):
 class MixesRows(MADE):
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         first = x.reshape(-1, self.features).mean(0)[0]
-        return torch.cat(
-            [super().forward(x, condition)[..., :1, :], super().forward(x, condition)[..., 1:, :] + first], -2
-        )
+        position = torch.arange(self.features).unsqueeze(-1)
+        return super().forward(x, condition) + first * (position > 0)
 
 
 class WrongShape(MADE):
@@ -206,15 +169,6 @@ class OnlyMatrices(MADE):
 class WrongStep(MADE):
     def step(self, state: Any, x_previous: Tensor | None) -> Tensor:
         return super().step(state, x_previous) * (1.0 + 1e-6)
-
-
-class SharesItsState(MADE):
-    def begin(self, batch_shape: Any, condition: Tensor | None = None) -> Any:
-        self.state = super().begin(batch_shape, condition)
-        return self
-
-    def step(self, state: Any, x_previous: Tensor | None) -> Tensor:
-        return super().step(self.state, x_previous)
 
 
 class WrongSelection(MADE):
@@ -240,11 +194,6 @@ class DetachesItsInput(MADE):
         return super().forward(x.detach(), condition)
 
 
-class DetachesAPart(MADE):
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        return super().forward(torch.where(x > 0.0, x, x.detach()), condition)
-
-
 class UnusedWeight(MADE):
     def __init__(self, features: int, context_features: int = 3) -> None:
         super().__init__(features, context_features, (8,))
@@ -262,34 +211,14 @@ class ForgetsItsOrder(MADE):
         return {**super().config(), "order": None}
 
 
-class ForgetsItsWidth(MADE):
-    def config(self) -> dict[str, Any]:
-        return {name: value for name, value in super().config().items() if name != "hidden_features"}
-
-
-class ConfigWithAnotherArgument(MADE):
-    def config(self) -> dict[str, Any]:
-        return {**super().config(), "depth": 2}
-
-
 class ConfigWithATensor(MADE):
     def config(self) -> dict[str, Any]:
         return {**super().config(), "order": self.permutation}
 
 
-class ForgetsAnArgument(MADE):
-    def __init__(self, features: int, context_features: int = 3, depth: int = 2) -> None:
-        super().__init__(features, context_features, (8,) * depth)
-
-
 class NoTypes(MADE):
     def __init__(self, features, context_features=3) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
         super().__init__(features, context_features, (8,))
-
-
-class Raises(MADE):
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
 
 class Unregistered(MADE):
@@ -298,13 +227,6 @@ class Unregistered(MADE):
 
 class OneOrderInTraining(AnyOrder):
     training_terms = arcsm.Context.training_terms  # type: ignore[assignment]
-
-
-class LargeWeights(AnyOrder):
-    def training_terms(self, *arguments: Any) -> TrainingTerms:
-        terms = super().training_terms(*arguments)
-        assert terms.weight is not None
-        return terms._replace(weight=1.1 * terms.weight)
 
 
 class NoWeights(AnyOrder):
@@ -327,16 +249,6 @@ class EmptySetsInTraining(AnyOrder):
         return TrainingTerms(self(torch.full_like(x, torch.nan), condition).flatten(0, 1))
 
 
-class IgnoresSingleRows(AnyOrder):
-    def conditional(self, state: Any, d: int, rows: Tensor | None = None) -> Tensor:
-        return super().conditional(state, d)[: None if rows is None else len(rows)]
-
-
-class ObservesTooMuch(AnyOrder):
-    def observe(self, state: Any, d: int, values: Tensor, rows: Tensor | None = None) -> None:
-        super().observe(state, d, values.nan_to_num(nan=0.0), rows)
-
-
 class ObservesNothing(AnyOrder):
     def observe_all(self, state: Any, x: Tensor) -> None:
         self.check_input(x)
@@ -352,11 +264,6 @@ class NeverAbsent(AnyOrder):
         return None
 
 
-class FillsGaps(AnyOrder):
-    def resolved(self, x: Tensor) -> Tensor:
-        return super().resolved(x).nan_to_num(nan=0.0)
-
-
 class KeepsParentsUnknown(AnyOrder):
     def resolved(self, x: Tensor) -> Tensor:
         return x
@@ -369,80 +276,37 @@ class SeesItselfBesideGaps(AnyOrder):
         return terms._replace(context=terms.context + torch.where(gap, terms.select(x), 0.0).unsqueeze(1))
 
 
-class OneCountForAllRows(AnyOrder):
-    def select(self, state: Any, rows: Tensor) -> None:
-        count = state.count
-        super().select(state, rows)
-        state.count = count[:1].expand(len(rows)).clone()
-
-
-class OneValueOfARow(MADE):
-    """A value of each row stands for all of them, with a weight that is too small."""
-
-    def training_terms(self, x: Tensor, condition: Any = None, generator: Any = None) -> TrainingTerms:
-        d = torch.randint(self.features, x.shape[:1], generator=generator)
-        position = torch.arange(len(x)) * self.features + d
-        weight = torch.full_like(x[:, 0], self.features - 1.0)
-        return TrainingTerms(self(x, condition).flatten(0, 1)[position], position, weight)
-
-
+torch.manual_seed(0)  # of the weights of the parts with a mistake
 BROKEN_CONTEXTS: dict[str, tuple[arcsm.Context, str]] = {
-    "own value": (SeesItself(4, 3), r"causality: the context of feature \d depends on feature \d, .*\(derivative 0"),
-    "next value": (SeesTheNext(4, 3), "causality: the context of feature 0 depends on feature 1"),
-    "own value, detached": (SeesItselfWithoutGradient(4, 3), "begin and step: step 0, feature 0, against forward"),
-    "own value, in training": (SeesItselfInTraining(4, 3), "causality: the context of feature 0 depends on feature 0"),
+    "own value": (SeesItselfInTraining(4, 3), r"causality: the context of feature 0 depends on feature 0, .*\(deriv"),
     "other rows": (MixesRows(4, 3), r"causality: the contexts of a row depend on other rows \(by"),
     "shape": (WrongShape(4, 3), r"forward: forward of x \(4,\): expected shape \(4, 3\), got \(4, 2\)"),
     "batch shape": (OnlyMatrices(4, 3), "forward: ValueError: not enough values to unpack"),
     "step": (WrongStep(4, 3), "begin and step: step 0, feature 0, against forward: differs by .*e-0"),
-    "state": (SharesItsState(4, 3), "begin and step: ValueError: x_previous"),
-    "conditional of rows": (
-        IgnoresSingleRows(4, 3, (8,), 6),
-        "known values: conditional .* some rows, against forward",
-    ),
-    "missing value observed": (ObservesTooMuch(4, 3, (8,), 6), "missing values: step ., feature ., against forward"),
     "values not observed": (ObservesNothing(4, 3, (8,), 6), "known values: conditional .* after observe_all, against"),
     "other values": (GivenItself(4, 3, (8,), 6), "known values: given_others of feature 0, against forward"),
     "absent": (
         NeverAbsent(3, 3, (8,), 6, levels=(3, 0, 0), parents=(-1, 0, -1)),
         "known values: absent after observe: other rows without feature 1",
     ),
-    "gaps filled": (FillsGaps(4, 3, (8,), 6), "known values: forward of resolved rows, feature ., against"),
     "parents unknown": (
         KeepsParentsUnknown(3, 3, (8,), 6, levels=(3, 0, 0), parents=(-1, 0, -1)),
         "known values: resolved: a value of feature 1 implies level 0 of its parent, feature 0",
     ),
     "own value, beside gaps": (SeesItselfBesideGaps(4, 3, (8,), 6), "training terms: the context of value . depends"),
-    "counts of selected rows": (OneCountForAllRows(4, 3, (8,), 6), "known values: conditional of feature . after sel"),
     "selection": (WrongSelection(4, 3), "select: step 2 after select, against forward: differs"),
     "condition": (IgnoresItsCondition(4, 3, condition_features=2), "condition: the contexts do not depend on the cond"),
-    "class": (IgnoresItsCondition(4, 3, classes=2), "condition: the contexts do not depend on the condition"),
     "missing values": (SpreadsMissingValues(4, 3, missing=True), "missing values: forward of rows with NaN: contains"),
     "unused weight": (UnusedWeight(4), "gradients: none reaches the parameter unused"),
     "order": (WrongOrder(3), r"attributes: order: expected a tuple, a permutation of range\(3\), got \(1, 2, 3\)"),
     "argument not in the config": (ForgetsItsOrder(3, 3, order=(2, 0, 1)), "config: outputs of the part rebuilt"),
-    "width not in the config": (ForgetsItsWidth(3, 3, (8,)), "config: config.. rebuilds other weights: layers.0.bias"),
-    "unknown argument in the config": (ConfigWithAnotherArgument(3, 3), "config: the constructor does not accept"),
     "config of a tensor": (ConfigWithATensor(3, 3), r"config: config\(\) is not JSON: Object of type Tensor"),
-    "argument not stored": (
-        ForgetsAnArgument(3),
-        "config: ValueError: ForgetsAnArgument: does not store its argument depth",
-    ),
     "annotations": (NoTypes(3), "constructor: the constructor's argument features has no type annotation"),
     "orders in training": (
         OneOrderInTraining(3, 3, (8,), 6),
         "training terms: any_order is True, but training_terms is that of one order; override it",
     ),
     "derivative": (DetachesItsInput(3, 3), "derivative: of the contexts along a direction of x: 0 by autograd, "),
-    "derivative of some values": (DetachesAPart(3, 3), "derivative: of the contexts along a direction of x: "),
-    "large weights": (
-        LargeWeights(3, 3, (8,), 6),
-        "mean of training terms: the weights of a row: the mean is 3.3, expected 3 within",
-    ),
-    "no weights": (
-        NoWeights(5, 3, (8,), 6),
-        "mean of training terms: the weights of a row: the mean is .*, expected 5",
-    ),
     "no weights of targets": (
         NoWeights(5, 3, (8,), 6, targets=(1, 3)),
         "mean of training terms: the weights of a row: the mean is .*, expected 2 within",
@@ -455,15 +319,6 @@ BROKEN_CONTEXTS: dict[str, tuple[arcsm.Context, str]] = {
         EmptySetsInTraining(3, 3, (8,), 6),
         "mean of training terms: a function of the contexts of value ., less its mean over all orders: the mean is ",
     ),
-    "sets of many values in training": (
-        EmptySetsInTraining(9, 3, (8,), 6),
-        "mean of training terms: a function of the contexts of value ., less its mean over all orders: the mean is ",
-    ),
-    "weight of one value": (
-        OneValueOfARow(3, 3, (8,)),
-        "mean of training terms: the weights of a row: the mean is 2, expected 3",
-    ),
-    "error": (Raises(3, 3), "forward: RuntimeError: mat1 and mat2"),
     "unregistered": (
         Unregistered(3, 3),
         r"registration: ValueError: context: Unregistered is not registered.*call arcsm\.register",
@@ -516,67 +371,10 @@ class MassAtAPoint(GaussianHead):
         return 0.99 * super().projected_cdf(projection, x, sigma) + 0.01 * (x > 0.0)
 
 
-class ShiftedCDF(GaussianHead):
-    def projected_cdf(self, projection: Tensor, x: Tensor, sigma: Any = None) -> Tensor:
-        return super().projected_cdf(projection, x, sigma) - 0.01
-
-
 class NarrowBracket(GaussianHead):
     def bracket(self, projection: Tensor, sigma: Any = None) -> tuple[Tensor, Tensor]:
         low, high = super().bracket(projection, sigma)
         return 0.7 * low + 0.3 * high, 0.3 * low + 0.7 * high
-
-
-@arcsm.register
-class CauchyHead(arcsm.NormalisedHead):
-    """A head whose bracket is far wider than where most of its mass is."""
-
-    def __init__(self, context_features: int = 16) -> None:
-        super().__init__()
-        self.context_features, self.parameters_of = context_features, torch.nn.Linear(context_features, 2)
-
-    def config(self) -> dict[str, Any]:
-        return {"context_features": self.context_features}
-
-    def project(self, context: Tensor) -> Tensor:
-        return self.parameters_of(context)
-
-    def _standardise(self, projection: Tensor, x: Tensor, sigma: Any) -> tuple[Tensor, Tensor]:
-        if sigma is not None:
-            raise ValueError("noise: a CauchyHead has none")
-        location, log_scale = projection.unbind(-1)
-        return (x - location) / log_scale.exp(), log_scale.exp()
-
-    def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Any = None) -> tuple[Tensor, Tensor]:
-        z, scale = self._standardise(projection, x, sigma)
-        square = 1.0 + z.square()
-        return -2.0 * z / square / scale, -2.0 * (2.0 - square) / square.square() / scale.square()
-
-    def projected_log_prob(self, projection: Tensor, x: Tensor, sigma: Any = None) -> Tensor:
-        z, scale = self._standardise(projection, x, sigma)
-        return -torch.log1p(z.square()) - math.log(math.pi) - scale.log()
-
-    def projected_cdf(self, projection: Tensor, x: Tensor, sigma: Any = None) -> Tensor:
-        z, _ = self._standardise(projection, x, sigma)
-        return torch.atan2(torch.ones_like(z), -z) / math.pi
-
-    def bracket(self, projection: Tensor, sigma: Any = None) -> tuple[Tensor, Tensor]:
-        location, log_scale = projection.unbind(-1)
-        return location - 1e9 * log_scale.exp(), location + 1e9 * log_scale.exp()
-
-
-class WrongDerivativeInTheMiddle(CauchyHead):
-    def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Any = None) -> tuple[Tensor, Tensor]:
-        z, scale = self._standardise(projection, x, sigma)
-        square = 1.0 + z.square()
-        return -2.0 * z / square / scale, -2.0 / square / scale.square()
-
-
-class NoScoreInTheMiddle(CauchyHead):
-    def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Any = None) -> tuple[Tensor, Tensor]:
-        z, _ = self._standardise(projection, x, sigma)
-        s, ds = super().projected_score_and_derivative(projection, x, sigma)
-        return s * (z.abs() > 5.0), ds * (z.abs() > 5.0)
 
 
 class WrongQuantiles(GaussianHead):
@@ -624,25 +422,14 @@ class FalseClaim(ScoreHead):
     normalised = True
 
 
-class ForgetsItsComponents(LogisticMixtureHead):
-    def config(self) -> dict[str, Any]:
-        return {"context_features": self.context_features}
-
-
 BROKEN_HEADS: dict[str, tuple[arcsm.Head, str]] = {
     "derivative": (WrongDerivative(3), "score: ds at sigma=None, against the derivative of s by autograd: differs by"),
     "score": (WrongScore(3), "density: the derivative of log_prob at sigma=None, against the score: differs by 0.01"),
     "prepared score": (WrongPreparedScore(3), r"score: prepare_score at sigma=None, values \(2, N\): differs"),
     "cdf": (WrongCDF(3), "density: the derivative of cdf at sigma=None, against the density: differs"),
     "cdf with a jump": (MassAtAPoint(3), "density: cdf at sigma=None: differs from the integral of the density by 0.0"),
-    "cdf without limits": (
-        ShiftedCDF(3),
-        "density: bracket at sigma=None: the cdf at its ends differs from 0 and 1 by 0.01",
-    ),
     "bracket": (NarrowBracket(3), "density: bracket at sigma=None: the cdf at its ends differs from 0 and 1 by"),
     "quantiles": (WrongQuantiles(3), "density: projected_icdf of 0.0001 at sigma=None: its cdf differs by"),
-    "derivative of heavy tails": (WrongDerivativeInTheMiddle(3), "score: ds at sigma=None, against the derivative"),
-    "score of heavy tails": (NoScoreInTheMiddle(3), "density: the derivative of log_prob at sigma=None"),
     "range": (FarMode(3, (8,)), "score: score at sigma=None: points outwards at x=20, but the mass must lie within 20"),
     "noise": (IgnoresTheNoise(3), "noise: the score is the same at sigma=0.1 and 1.0; use sigma, or raise a ValueE"),
     "width of the noise": (TooMuchNoise(3), "noise: the variance at sigma=0.1 exceeds that at sigma=None by 0.02, not"),
@@ -653,12 +440,7 @@ BROKEN_HEADS: dict[str, tuple[arcsm.Head, str]] = {
     "loss weight": (NegativeWeight(3), "score: loss_weight at sigma=0.1: expected a positive number"),
     "broadcasting": (NoBroadcasting(3, 2), "broadcasting: "),
     "normalised": (FalseClaim(3, (8,)), "attributes: normalised is True; derive from NormalisedHead"),
-    "config": (ForgetsItsComponents(3, 4), "config: config.. rebuilds other weights: parameters_of.bias"),
 }
-
-
-def test_a_head_with_heavy_tails_passes() -> None:
-    arcsm.check(CauchyHead(3))
 
 
 @pytest.mark.parametrize("name", BROKEN_HEADS)
@@ -692,10 +474,6 @@ def loss_that_changes_the_data(model: Any, x: Tensor, condition: Any = None, gen
     return objectives.csm(model, x.mul_(1.0).zero_(), condition=condition, generator=generator)
 
 
-def loss_without_keywords(model: Any, x: Tensor) -> Tensor:
-    return objectives.csm(model, x)
-
-
 def loss_of_no_model(model: Any, x: Tensor, condition: Any = None, generator: Any = None) -> Tensor:
     raise ValueError("head: needs a spline")
 
@@ -720,29 +498,17 @@ def values_that_add_up(conditionals: Any, generator: Any = None) -> Tensor:
     return samplers.normals(conditionals, generator).cumsum(0)
 
 
-def values_around_their_mean(conditionals: Any, generator: Any = None) -> Tensor:
-    values = samplers.normals(conditionals, generator)
-    return values - values.mean()
-
-
-def values_that_depend_on_the_batch_size(conditionals: Any, generator: Any = None) -> Tensor:
-    return torch.randn(len(conditionals), generator=generator, dtype=conditionals.dtype)
-
-
 BROKEN_FUNCTIONS: dict[Callable[..., Tensor], str] = {
     loss_for_each_row: r"loss: ScoreHead with a noise ladder: loss: expected shape \(\), got \(16,\)",
     loss_without_gradient: "loss: ScoreHead with a noise ladder: the loss has no gradient",
     loss_of_the_head_alone: "loss: ScoreHead with a noise ladder: no gradient reaches the context",
     loss_from_the_global_generator: "loss: ScoreHead with a noise ladder: two generators with one seed give",
     loss_that_changes_the_data: "loss: ScoreHead with a noise ladder: x was changed in place",
-    loss_without_keywords: "loss: TypeError: .*unexpected keyword argument 'condition'",
     sum_of_losses: "loss: ScoreHead with a noise ladder: the loss of a batch is the sum of those of its halves",
     loss_of_no_model: "loss: rejects every model: .*needs a spline",
     values_of_another_shape: r"values: ScoreHead with a noise ladder: values: expected shape \(16,\), got \(15,\)",
     values_from_the_global_generator: "values: .*two generators with one seed give different values",
     values_that_add_up: "values: .*values of half of the batch .*: differs by",
-    values_around_their_mean: "values: .*values of half of the batch .*: differs by",
-    values_that_depend_on_the_batch_size: "values: .*values of half of the batch .*: differs by",
     constant_values: "values: .*the values do not depend on the generator",
 }
 

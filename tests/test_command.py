@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from small_runs import PATIENCE
+
 _INTERRUPTED_IMPORT = """
 import signal, sys
 signal.signal(signal.SIGINT, {handler})
@@ -29,14 +31,8 @@ arcsm_command.main()
 )
 def test_ctrl_c_during_imports_is_one_line(handler: str, code: int, message: str) -> None:
     command = [sys.executable, "-c", _INTERRUPTED_IMPORT.format(handler=handler)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (code, message)
-
-
-def test_the_package_is_the_command() -> None:
-    done = subprocess.run([sys.executable, "-m", "arcsm", "--version"], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("arcsm ")
 
 
 _GROUP_MEMBER = """
@@ -48,16 +44,14 @@ class Late:
         os.write(2, b"shut down")
 
 late = Late()
-sys.argv[1:] = {arguments}
+sys.argv[1:] = ["--version"]
 from arcsm.cli.application import main
 main()
 """
 
 
-@pytest.mark.parametrize(("arguments", "code"), [(["--version"], 0), (["sample"], 2)])
-def test_a_process_of_a_group_ends_without_shutting_python_down(arguments: list[str], code: int) -> None:
-    command = [sys.executable, "-c", _GROUP_MEMBER.format(arguments=arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == code
-    assert "shut down" not in done.stderr
-    assert ("arcsm" in done.stdout) == (code == 0)  # what was printed is not lost
+def test_a_process_of_a_group_ends_without_shutting_python_down() -> None:
+    command = [sys.executable, "-c", _GROUP_MEMBER]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("arcsm ")  # what was printed is not lost

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,16 +16,14 @@ from arcsm import (
     AutoregressiveModel,
     CategoricalHead,
     GaussianHead,
-    LogisticMixtureHead,
     MixedHead,
     NoiseLadder,
     ScoreHead,
     TrainConfig,
 )
-from arcsm.denoise import GaussianNoise, MissingValues, SaltAndPepper, particle_filter
-from arcsm.objectives import csm, dsm, mle, sm, ssm
+from arcsm.denoise import GaussianNoise, MissingValues, particle_filter
+from arcsm.objectives import csm, dsm, mle
 from arcsm.objectives.base import noisy_batches
-from arcsm.queries import complete
 
 LEVELS = (0, 3, 0, 2)
 
@@ -49,15 +48,15 @@ def mixed_rows(n: int = 6) -> Tensor:
     return numbers
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (1, 2, 3, 0)])
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0)])
 def test_densities_times_masses_sum_to_one(order: tuple[int, ...]) -> None:
     model = mixed_model("gaussian")
-    grid = torch.linspace(-9.0, 9.0, 181, dtype=torch.float64)
+    grid = torch.linspace(-9.0, 9.0, 61, dtype=torch.float64)
     first, second = torch.cartesian_prod(2.0 * grid + 1.0, 0.5 * grid - 1.0).T
     total = 0.0
     for a, b in itertools.product(range(3), range(2)):
         x = torch.stack([first, torch.full_like(first, a), second, torch.full_like(first, b)], 1)
-        total += float(model.log_prob(x, order=order).exp().sum().detach()) * 0.1**2
+        total += float(model.log_prob(x, order=order).exp().sum().detach()) * 0.3**2
     assert abs(total - 1.0) < 1e-6
 
 
@@ -90,16 +89,6 @@ def test_scores_are_those_of_numeric_columns() -> None:
     torch.testing.assert_close(model.score_alone(x), s, equal_nan=True)
 
 
-def test_samples_hold_levels_with_their_probabilities() -> None:
-    model = mixed_model("gaussian", order=(1, 3, 0, 2))
-    x = model.sample(6000, generator=torch.Generator().manual_seed(0))
-    for a, b in itertools.product(range(3), range(2)):
-        row = torch.tensor([[math.nan, a, math.nan, b]], dtype=torch.float64)
-        expected = model.log_prob(row).exp().item()
-        share = float(((x[:, 1] == a) & (x[:, 3] == b)).double().mean())
-        assert abs(share - expected) < 4.0 * math.sqrt(expected / 6000)
-
-
 @pytest.mark.parametrize("sampler", ["probability_flow", "fast_flow", "langevin", "inverse_cdf"])
 def test_every_sampler_draws_numbers_and_levels(sampler: str) -> None:
     x = mixed_model().sample(20, sampler, generator=torch.Generator().manual_seed(0), denoise=True)
@@ -108,41 +97,17 @@ def test_every_sampler_draws_numbers_and_levels(sampler: str) -> None:
         assert set(x[:, d].tolist()) <= set(map(float, range(LEVELS[d])))
 
 
-def test_default_samplers_are_chosen_by_column() -> None:
-    """A column with a closed form is drawn from it, whatever the heads of the others."""
-    torch.manual_seed(0)
-    heads = MixedHead([LogisticMixtureHead(4, 2), ScoreHead(4, (8,))], (0, 1))
-    model = AutoregressiveModel(AnyOrder(2, 4, (8,), 8), heads, NoiseLadder(3.0, 0.05, 6)).double()
-    unknown = torch.full((1, 2), math.nan, dtype=torch.float64)
-
-    def seeded() -> torch.Generator:
-        return torch.Generator().manual_seed(0)
-
-    for order, of_sample, of_complete in (
-        ((0, 1), "inverse_cdf", "inverse_cdf"),
-        ((1, 0), "probability_flow", "fast_flow"),
-    ):
-        first = order[0]
-        drawn = model.sample(50, generator=seeded(), order=order)[:, first]
-        assert torch.equal(drawn, model.sample(50, of_sample, seeded(), order=order)[:, first])
-        drawn = complete(model, unknown, 50, generator=seeded(), order=order).rows[0, :, first]
-        expected = complete(model, unknown, 50, generator=seeded(), order=order, sampler=of_complete)
-        assert torch.equal(drawn, expected.rows[0, :, first])
-
-
-def test_the_particle_filter_completes_columns_of_every_kind() -> None:
-    model, x = mixed_model("gaussian"), mixed_rows(4)
-    x[0, 1], x[1, 0], x[2, 2:] = math.nan, math.nan, math.nan
+def test_the_particle_filter_completes_levels() -> None:
+    model, x = mixed_model("gaussian"), mixed_rows(1)
+    possible = x.expand(3, 4).clone()
+    possible[:, 1] = torch.arange(3)
+    x[0, 1] = math.nan
     found = particle_filter(model, x, MissingValues(), 400, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(found.log_evidence[3], model.log_prob(x[3]).detach())
     assert set(found.candidates[0, :, 1].tolist()) == {0.0, 1.0, 2.0}
-    complete_rows = x[0].expand(3, 4).clone()
-    complete_rows[:, 1] = torch.arange(3)
-    expected = model.log_prob(complete_rows).logsumexp(0).item()
+    expected = model.log_prob(possible).logsumexp(0).item()
     assert found.log_evidence[0].item() == pytest.approx(expected, abs=0.1)
-    for corruption in (GaussianNoise(0.3), SaltAndPepper(0.1)):
-        with pytest.raises(ValueError, match="corruption: expected numeric columns, got a nominal one"):
-            particle_filter(model, mixed_rows(4), corruption, 2)
+    with pytest.raises(ValueError, match="corruption: expected numeric columns, got a nominal one"):
+        particle_filter(model, mixed_rows(4), GaussianNoise(0.3), 2)
 
 
 @pytest.mark.parametrize("head", ["score", "gaussian"])
@@ -172,15 +137,6 @@ def test_every_objective_reaches_every_weight(objective: Any) -> None:
     assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("objective", [csm, dsm, mle])
-def test_levels_are_trained_by_likelihood_without_noise(objective: Any) -> None:
-    torch.manual_seed(0)
-    head = MixedHead([CategoricalHead(3, 4), CategoricalHead(3, 5)], (0, 1))
-    model = AutoregressiveModel(MADE(2, 3, (8,)), head, NoiseLadder(1.0, 0.5, 3)).double()
-    x = torch.stack([torch.randint(4, (50,)), torch.randint(5, (50,))], 1).double()
-    torch.testing.assert_close(objective(model, x), -model.log_prob(x).mean())
-
-
 @pytest.mark.parametrize("objective", [csm, dsm])
 def test_the_loss_is_the_sum_of_the_losses_of_the_columns(objective: Any) -> None:
     model, x = mixed_model(), mixed_rows(40)
@@ -203,53 +159,14 @@ def test_the_loss_is_the_sum_of_the_losses_of_the_columns(objective: Any) -> Non
     torch.testing.assert_close(found, ((weight * by_hand).sum() + levels) / 40)
 
 
-@pytest.mark.parametrize("objective", [sm, ssm])
-def test_joint_objectives_reject_nominal_columns(objective: Any) -> None:
-    with pytest.raises(ValueError, match="a MixedHead has a head for each column"):
-        objective(mixed_model(), mixed_rows())
-
-
-def rule(n: int, levels: int, seed: int) -> Tensor:
-    """Return two nominal columns, the second the successor of the first in 9 of 10 rows, and a number."""
-    generator = torch.Generator().manual_seed(seed)
-    first = torch.randint(levels, (n,), generator=generator)
-    other = torch.randint(levels, (n,), generator=generator)
-    follows = torch.rand(n, generator=generator) < 0.9
-    second = torch.where(follows, (first + 1) % levels, other)
-    number = first % 2 + 0.3 * torch.randn(n, generator=generator)
-    return torch.stack([first.float(), second.float(), number], 1)
-
-
-def test_a_rule_between_levels_is_learned_and_the_model_is_saved(tmp_path: Any) -> None:
-    torch.manual_seed(0)
-    head = MixedHead([ScoreHead(8, (16,)), CategoricalHead(8, 4), CategoricalHead(8, 4)], (1, 2, 0))
-    context = AnyOrder(3, 8, (32, 32), 16, levels=(4, 4, 0))
-    model = AutoregressiveModel(context, head, NoiseLadder(2.0, 0.1, 8))
-    config = TrainConfig(steps=300, batch_size=128, learning_rate=1e-2, ema=0.95, device="cpu")
-    arcsm.fit(model, rule(2000, 4, 0), config=config)
-    assert model.shift[:2].tolist() == [0.0, 0.0]
-    assert model.scale[:2].tolist() == [1.0, 1.0]
-    x = model.sample(400, generator=torch.Generator().manual_seed(0))
-    assert float(((x[:, 0] + 1) % 4 == x[:, 1]).double().mean()) > 0.85  # 92.5 % of the data
-    arcsm.save(model, tmp_path)
-    loaded = arcsm.load(tmp_path)
-    assert torch.equal(loaded.log_prob(x), model.log_prob(x))
-    assert loaded.config() == model.config()
-
-
-def test_other_than_whole_numbers_of_levels_are_rejected_before_training() -> None:
+def test_levels_are_checked_before_training_and_cannot_be_dequantised() -> None:
     x = mixed_rows(20).float()
+    config = TrainConfig(steps=1, dequantise=1.0, device="cpu")
+    with pytest.raises(ValueError, match="dequantise: expected 0 for nominal column 1, got 1; give one width per col"):
+        arcsm.fit(mixed_model().float(), x, config=config)
     x[3, 1] = 3.0
     with pytest.raises(ValueError, match="x_train: expected whole numbers from 0 to 2 in nominal column 1"):
         arcsm.fit(mixed_model().float(), x, config=TrainConfig(steps=1, device="cpu"))
-
-
-def test_levels_cannot_be_dequantised() -> None:
-    config = TrainConfig(steps=1, dequantise=1.0, device="cpu")
-    with pytest.raises(
-        ValueError, match="dequantise: expected 0 for nominal column 1, got 1; give one width per column"
-    ):
-        arcsm.fit(mixed_model().float(), mixed_rows(20).float(), config=config)
 
 
 def test_an_impossible_level_has_no_mass() -> None:
@@ -260,57 +177,26 @@ def test_an_impossible_level_has_no_mass() -> None:
         assert model.log_prob(x, reduce=False)[0, 1].item() == -math.inf
 
 
-def test_a_fit_asks_for_the_kinds_of_columns_as_often_whatever_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts, calls = ScoreHead.parts, []
-    monkeypatch.setattr(ScoreHead, "parts", lambda head, features: calls.append(features) or parts(head, features))
-    for features in (3, 30):
-        model = AutoregressiveModel(MADE(features, 2, (4,)), ScoreHead(2, (4,)), NoiseLadder(1.0, 0.5, 2))
-        arcsm.fit(model, torch.randn(20, features), config=TrainConfig(steps=2, dequantise=0.1, device="cpu"))
-    assert calls.count(3) == calls.count(30)
-
-
-def test_nominal_columns_have_no_units() -> None:
-    model = mixed_model()
+def test_nominal_columns_have_no_units_and_the_model_is_saved(tmp_path: Path) -> None:
+    model, x = mixed_model(), mixed_rows()
     model.set_standardisation(torch.full((4,), 5.0), torch.full((4,), 3.0))
     assert model.shift.tolist() == [5.0, 0.0, 5.0, 0.0]
     assert model.scale.tolist() == [3.0, 1.0, 3.0, 1.0]
+    arcsm.save(model, tmp_path)
+    loaded = arcsm.load(tmp_path)
+    assert loaded.config() == model.config()
+    assert torch.equal(loaded.to(model.shift.dtype).log_prob(x), model.log_prob(x))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("context", ["AnyOrder", "MADE"])
-def test_quantiles_invert_the_distribution_functions_of_levels(context: str, dtype: torch.dtype) -> None:
-    torch.manual_seed(0)
-    numbers = [CategoricalHead(6, 10) for _ in range(5)]
-    net = MADE(5, 6, (16,)) if context == "MADE" else AnyOrder(5, 6, (16, 16), 8, levels=(10,) * 5)
-    model = AutoregressiveModel(net, MixedHead(numbers, range(5))).to(dtype)
-    x = torch.randint(0, 10, (500, 5)).to(dtype)
-    assert bool((model.icdf(model.cdf(x)) == x).all())
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("context", ["AnyOrder", "MADE"])
 @pytest.mark.parametrize("head", ["score", "gaussian"])
-def test_levels_survive_quantiles_of_numbers_before_them(head: str, context: str, dtype: torch.dtype) -> None:
-    torch.manual_seed(0)
-    a = torch.randn(1500)
-    k = (a + torch.randn(1500)).add(2.5).round().clamp(0, 4)
-    x = torch.stack([a, k, 20.0 * k + a + torch.randn(1500)], 1)
-    net = MADE(3, 8, (32,)) if context == "MADE" else AnyOrder(3, 8, (32, 32), 32, levels=(0, 5, 0))
-    numeric = ScoreHead(8, (16,)) if head == "score" else GaussianHead(8)
-    noise = NoiseLadder(3.0, 0.1, 8) if head == "score" else None
-    model = AutoregressiveModel(net, MixedHead([numeric, CategoricalHead(8, 5)], (0, 1, 0)), noise)
-    objective = "csm" if head == "score" else "mle"
-    arcsm.fit(model, x, config=TrainConfig(objective=objective, steps=150, learning_rate=5e-3, device="cpu"))
-    model, rows = model.to(dtype), x[:300].to(dtype)
+def test_levels_survive_quantiles_of_numbers_before_them(head: str, dtype: torch.dtype) -> None:
+    model = mixed_model(head)
+    rows = model.sample(100, "inverse_cdf", torch.Generator().manual_seed(0)).to(dtype)
+    model = model.to(dtype)
     found = model.icdf(model.cdf(rows))
-    assert bool((found[:, 1] == rows[:, 1]).all())
+    assert torch.equal(found[:, [1, 3]], rows[:, [1, 3]])
     torch.testing.assert_close(found[:, 0], rows[:, 0], rtol=0.0, atol=1e-3)
-
-
-def test_the_cdf_of_the_last_level_has_a_quantile() -> None:
-    model, x = mixed_model("gaussian"), mixed_rows(20)
-    x[:, 1], x[:, 3] = 2.0, 1.0
-    torch.testing.assert_close(model.icdf(model.cdf(x))[:, [1, 3]], x[:, [1, 3]])
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import math
 import warnings
 from collections.abc import Callable
@@ -14,10 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from arcsm import MADE, AutoregressiveModel, GaussianHead, Head, LogisticMixtureHead, NoiseLadder, ScoreHead
-from arcsm._runtime.batching import map_slices
+from arcsm import MADE, AutoregressiveModel, GaussianHead, NoiseLadder, PlainScoreHead
 from arcsm.errors import AccuracyWarning
-from small_models import MakeModel, assert_uniform, in_units, points, seeded
+from small_models import MakeModel, in_units, points, seeded
 
 FLOAT64 = torch.float64
 
@@ -28,10 +25,10 @@ METHODS = (("score", "flow"), ("score", "quadrature"), ("gaussian", "closed_form
 UNITS: dict[str, Any] = {"shift": [3.0, -20.0], "scale": [0.5, 10.0]}
 
 
-SHAPES = ((), (4,), (2, 3), (1, 1, 2))
+SHAPES = ((), (2, 3), (0,))
 
 
-def square_grid(model: AutoregressiveModel, side: int = 81, half_width: float = 7.0) -> tuple[Tensor, float]:
+def square_grid(model: AutoregressiveModel, side: int = 57, half_width: float = 7.0) -> tuple[Tensor, float]:
     """Return a grid over two dimensions and the area of its cells, in data units."""
     axis = torch.linspace(-half_width, half_width, side, dtype=FLOAT64)
     area = (2.0 * half_width / (side - 1)) ** 2 * float(model.scale.prod())
@@ -39,8 +36,7 @@ def square_grid(model: AutoregressiveModel, side: int = 81, half_width: float = 
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("noisy", [True, False])
-@pytest.mark.parametrize("kind", ["score", "gaussian", "mixture"])
+@pytest.mark.parametrize(("kind", "noisy"), [("score", True), ("score", False), ("mixture", True)])
 def test_everything_has_the_shape_of_the_batch(
     make_model: MakeModel, ladder: NoiseLadder, kind: str, noisy: bool, shape: tuple[int, ...]
 ) -> None:
@@ -55,7 +51,7 @@ def test_everything_has_the_shape_of_the_batch(
     assert model(x)[0].equal(s)
 
 
-@pytest.mark.parametrize("level", [0, 3, -1])
+@pytest.mark.parametrize("level", [0, -1])
 @pytest.mark.parametrize("kind", ["score", "gaussian", "mixture"])
 def test_derivative_is_that_of_the_score_in_data_units(
     make_model: MakeModel, ladder: NoiseLadder, kind: str, level: int
@@ -66,21 +62,6 @@ def test_derivative_is_that_of_the_score_in_data_units(
     for d in range(2):
         (slope,) = torch.autograd.grad(s[:, d].sum(), x, retain_graph=True)
         torch.testing.assert_close(ds[:, d], slope[:, d], rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
-def test_scores_depend_only_on_earlier_values_in_the_order(
-    make_model: MakeModel, ladder: NoiseLadder, order: tuple[int, ...]
-) -> None:
-    model = make_model(features=3, noise=ladder, order=order)
-    x = points(model)
-    jacobian = torch.autograd.functional.jacobian(lambda value: model.score(value)[0], x)
-    assert isinstance(jacobian, Tensor)
-    for position, d in enumerate(order):
-        for e in order[:position]:
-            assert float(jacobian[d, e].abs()) > 1e-6
-        for e in order[position + 1 :]:
-            assert float(jacobian[d, e]) == 0.0
 
 
 @pytest.mark.parametrize(("kind", "method"), METHODS[1:])
@@ -99,23 +80,6 @@ def test_score_is_the_slope_of_each_conditional_log_density(
         torch.testing.assert_close(rise / (2.0 * step[d]), s[:, d], rtol=2e-4, atol=2e-4)
 
 
-def test_score_of_the_last_dimension_is_the_slope_of_the_joint_density(make_model: MakeModel) -> None:
-    model = make_model("gaussian", order=(1, 0))
-    x = points(model, 10).requires_grad_()
-    (gradient,) = torch.autograd.grad(model.log_prob(x).sum(), x)
-    s, _ = model.score(x)
-    torch.testing.assert_close(gradient[:, 0], s[:, 0])
-    assert not torch.allclose(gradient[:, 1], s[:, 1])  # it also acts through the context of dimension 0
-
-
-def test_densities_of_a_weak_network_are_nearly_gaussian(make_model: MakeModel, ladder: NoiseLadder) -> None:
-    model = make_model(noise=ladder, strength=1e-6)
-    x = points(model, 50)
-    exact = torch.distributions.Normal(0.0, math.sqrt(1.0 + ladder.sigma_min**2)).log_prob(x).sum(-1)
-    torch.testing.assert_close(model.log_prob(x, steps=100), exact, rtol=0.0, atol=5e-3)
-    torch.testing.assert_close(model.log_prob(x, method="quadrature"), exact, rtol=0.0, atol=1e-4)
-
-
 @pytest.mark.parametrize(("kind", "method"), METHODS)
 def test_terms_of_the_chain_rule_sum_to_the_joint_density(
     make_model: MakeModel, ladder: NoiseLadder, kind: str, method: str
@@ -131,7 +95,7 @@ def test_terms_of_the_chain_rule_sum_to_the_joint_density(
     assert bool((moved[:, 2] != terms[:, 2]).all())
 
 
-@pytest.mark.parametrize(("kind", "method"), [*METHODS, ("mixture", "flow"), ("mixture", "quadrature")])
+@pytest.mark.parametrize(("kind", "method"), METHODS)
 def test_density_integrates_to_one_in_data_units(
     make_model: MakeModel, ladder: NoiseLadder, kind: str, method: str
 ) -> None:
@@ -140,12 +104,6 @@ def test_density_integrates_to_one_in_data_units(
     with torch.no_grad():
         mass = float(model.log_prob(grid, method=method, tol=1e-3).exp().sum()) * area
     assert mass == pytest.approx(1.0, abs=2e-3)
-
-
-def test_density_without_a_ladder_integrates_to_one(make_model: MakeModel) -> None:
-    model = make_model(strength=0.7, order=(1, 0))
-    grid, area = square_grid(model)
-    assert float(model.log_prob(grid, tol=1e-3).exp().sum()) * area == pytest.approx(1.0, abs=2e-3)
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "mixture"])
@@ -171,7 +129,7 @@ def test_flow_of_a_gaussian_is_its_closed_form(make_model: MakeModel, ladder: No
         assert error.abs().max().item() < tol
 
 
-@pytest.mark.parametrize("kind", ["score", "gaussian", "mixture"])
+@pytest.mark.parametrize("kind", ["score", "mixture"])
 def test_units_change_the_density_by_the_scale_alone(make_model: MakeModel, ladder: NoiseLadder, kind: str) -> None:
     plain, scaled = make_model(kind, noise=ladder), make_model(kind, noise=ladder, **UNITS)
     z = points(plain, 20)
@@ -198,14 +156,6 @@ def test_default_methods(make_model: MakeModel, ladder: NoiseLadder) -> None:
         assert torch.equal(model.cdf(x), model.cdf(x, method=method))
 
 
-def test_flow_and_quadrature_agree_at_the_largest_noise(make_model: MakeModel, ladder: NoiseLadder) -> None:
-    model = make_model(noise=ladder)
-    x = points(model, 20)
-    by_flow, by_quadrature = (model.log_prob(x, 0, method=method, tol=1e-8) for method in ("flow", "quadrature"))
-    torch.testing.assert_close(by_flow, by_quadrature)
-    assert not torch.allclose(model.log_prob(x, method="flow"), model.log_prob(x, method="quadrature"), atol=1e-3)
-
-
 def test_levels_count_from_the_largest_noise(make_model: MakeModel, ladder: NoiseLadder) -> None:
     model = make_model("gaussian", noise=ladder)
     x = points(model, 10)
@@ -216,17 +166,6 @@ def test_levels_count_from_the_largest_noise(make_model: MakeModel, ladder: Nois
         expected = torch.full_like(curvature, ladder.sigma(level) ** 2 - ladder.sigma_min**2)
         torch.testing.assert_close(curvature, expected)  # the variances differ by the noise
     assert torch.equal(model.log_prob(x), model.log_prob(x, level=-1))
-
-
-def test_steps_refine_the_path_between_its_ends(make_model: MakeModel, ladder: NoiseLadder) -> None:
-    model = make_model(noise=ladder)
-    assert model.path() == ladder.sigmas
-    assert model.path(2) == ladder.sigmas[:3]
-    assert len(model.path(steps=30)) == 31
-    assert (model.path(steps=30)[0], model.path(steps=30)[-1]) == (ladder.sigma_max, ladder.sigma_min)
-    assert model.path(2, steps=1) == (ladder.sigma_max, ladder.sigma(2))
-    assert model.path(0, steps=5) == (ladder.sigma_max,)
-    assert make_model().path() == ()
 
 
 def test_gradients_reach_points_and_weights_in_closed_form(make_model: MakeModel) -> None:
@@ -240,11 +179,8 @@ def test_gradients_reach_points_and_weights_in_closed_form(make_model: MakeModel
 
 
 @pytest.mark.parametrize("method", ["flow", "quadrature"])
-@pytest.mark.parametrize("kind", ["score", "gaussian"])
-def test_integrated_densities_reject_a_backward_pass(
-    make_model: MakeModel, ladder: NoiseLadder, kind: str, method: str
-) -> None:
-    model = make_model(kind, noise=ladder, condition_features=2)
+def test_integrated_densities_reject_a_backward_pass(make_model: MakeModel, ladder: NoiseLadder, method: str) -> None:
+    model = make_model(noise=ladder, condition_features=2)
     x, given = points(model, 4), torch.randn(4, 2, dtype=FLOAT64)
     log_prob = model.log_prob(x, condition=given, method=method)
     assert not log_prob.requires_grad  # although the weights require gradients, as they do in every evaluation
@@ -271,27 +207,6 @@ def test_rows_do_not_depend_on_their_batch(make_model: MakeModel, ladder: NoiseL
     torch.testing.assert_close(model.icdf(u[505:530], method=method), whole[505:530], rtol=1e-7, atol=1e-7)
 
 
-def test_batches_of_any_shape_are_the_same_rows(make_model: MakeModel, ladder: NoiseLadder) -> None:
-    model = make_model(noise=ladder)
-    x = points(model, 6)
-    torch.testing.assert_close(model.log_prob(x.view(2, 3, 2)), model.log_prob(x).view(2, 3))
-    torch.testing.assert_close(model.cdf(x.view(2, 3, 2)), model.cdf(x).view(2, 3, 2))
-    torch.testing.assert_close(model.log_prob(x[0]), model.log_prob(x)[0])
-
-
-@pytest.mark.parametrize("kind", ["score", "gaussian"])
-def test_empty_batches_give_empty_results(make_model: MakeModel, ladder: NoiseLadder, kind: str) -> None:
-    model = make_model(kind, noise=ladder)
-    x = torch.zeros(0, 2, dtype=FLOAT64)
-    assert model.log_prob(x).shape == (0,)
-    assert model.cdf(x).shape == (0, 2)
-    assert model.score(x)[0].shape == (0, 2)
-
-
-def test_icdf_of_an_empty_batch_is_empty(make_model: MakeModel, ladder: NoiseLadder) -> None:
-    assert make_model(noise=ladder).icdf(torch.zeros(0, 2, dtype=FLOAT64)).shape == (0, 2)
-
-
 def test_densities_of_outliers_are_small_and_finite(make_model: MakeModel, ladder: NoiseLadder) -> None:
     for kind, dtype in (("score", FLOAT64), ("score", torch.float32), ("mixture", torch.float32)):
         model = make_model(kind, noise=ladder, dtype=dtype)
@@ -308,6 +223,7 @@ def test_too_few_evaluations_warn_once(make_model: MakeModel, ladder: NoiseLadde
     with pytest.warns(AccuracyWarning, match=r"integrals \(of 40 conditionals\) missed the tolerance") as caught:
         model.log_prob(x, method="quadrature", max_evaluations=28, tol=1e-9)
     assert len(caught) == 1
+    assert caught[0].filename == __file__  # the caller's line
     with pytest.warns(AccuracyWarning, match="of 40 conditionals"):
         model.icdf(torch.full((20, 2), 0.3, dtype=FLOAT64), method="quadrature", max_evaluations=28, tol=1e-9)
     with warnings.catch_warnings():
@@ -315,20 +231,10 @@ def test_too_few_evaluations_warn_once(make_model: MakeModel, ladder: NoiseLadde
         model.log_prob(x, method="quadrature", max_evaluations=2048)
 
 
-def test_the_warning_points_to_the_callers_line(make_model: MakeModel, ladder: NoiseLadder) -> None:
-    model = make_model(noise=ladder, strength=3.0)
-    with pytest.warns(AccuracyWarning) as caught:
-        model.log_prob(points(model, 20), method="quadrature", max_evaluations=28, tol=1e-9)
-    assert caught[0].filename == __file__
-
-
-@pytest.mark.parametrize("order", [None, (2, 0, 1)])
 @pytest.mark.parametrize(("kind", "method"), METHODS)
-def test_cdf_and_icdf_invert_each_other(
-    make_model: MakeModel, ladder: NoiseLadder, kind: str, method: str, order: tuple[int, ...] | None
-) -> None:
-    model = make_model(kind, features=3, noise=ladder, order=order, shift=1.0, scale=2.0)
-    u = torch.rand(200, 3, generator=seeded(3), dtype=FLOAT64).clamp(1e-4, 1.0 - 1e-4)
+def test_cdf_and_icdf_invert_each_other(make_model: MakeModel, ladder: NoiseLadder, kind: str, method: str) -> None:
+    model = make_model(kind, features=3, noise=ladder, order=(2, 0, 1), shift=1.0, scale=2.0)
+    u = torch.rand(40, 3, generator=seeded(3), dtype=FLOAT64).clamp(1e-4, 1.0 - 1e-4)
     x = model.icdf(u, method=method)
     torch.testing.assert_close(model.cdf(x, method=method), u, rtol=0.0, atol=1e-4)
     torch.testing.assert_close(model.icdf(model.cdf(x, method=method), method=method), x, rtol=0.0, atol=1e-3)
@@ -339,7 +245,7 @@ def test_density_is_the_slope_of_the_distribution(
     make_model: MakeModel, ladder: NoiseLadder, kind: str, method: str
 ) -> None:
     model = make_model(kind, features=1, noise=ladder, shift=3.0, scale=0.5)
-    x = in_units(model, torch.linspace(-3.0, 3.0, 1201, dtype=FLOAT64)[:, None])
+    x = in_units(model, torch.linspace(-3.0, 3.0, 301, dtype=FLOAT64)[:, None])
     options: dict[str, Any] = {"method": method, "tol": 1e-7, "max_evaluations": 1024}
     cdf, density = model.cdf(x, **options)[:, 0], model.log_prob(x, **options).exp()
     area = torch.cumulative_trapezoid(density, x[:, 0])
@@ -354,30 +260,11 @@ def test_quantiles_next_to_zero_and_one_are_finite(make_model: MakeModel, ladder
     x = model.icdf(u)
     assert bool(x.isfinite().all())
     assert bool((x[0, 0] < x[2, 0]) & (x[2, 0] < x[1, 0]))
+    single = make_model(kind, noise=ladder, dtype=torch.float32)  # in which the next one rounds to one
+    assert bool(single.icdf(torch.tensor([[1.0 - 1e-12, 0.5]], dtype=FLOAT64)).isfinite().all())
 
 
-@pytest.mark.parametrize("kind", ["score", "gaussian"])
-def test_quantiles_that_round_to_one_in_single_precision_are_finite(
-    make_model: MakeModel, ladder: NoiseLadder, kind: str
-) -> None:
-    model = make_model(kind, noise=ladder, dtype=torch.float32)
-    assert bool(model.icdf(torch.tensor([[1.0 - 1e-12, 0.5]], dtype=FLOAT64)).isfinite().all())
-
-
-@pytest.mark.parametrize("name", ["score", "log_prob", "cdf", "icdf"])
-def test_densities_consume_no_randomness_and_do_not_mutate_their_input(
-    make_model: MakeModel, ladder: NoiseLadder, name: str
-) -> None:
-    model = make_model(noise=ladder)
-    x = torch.full((3, 2), 0.4, dtype=FLOAT64)
-    state, before = torch.get_rng_state(), x.clone()
-    getattr(model, name)(x)
-    assert torch.equal(state, torch.get_rng_state())
-    assert torch.equal(x, before)
-
-
-@pytest.mark.parametrize("kind", ["score", "mixture"])
-@pytest.mark.parametrize("sizes", [{"condition_features": 2}, {"classes": 3}])
+@pytest.mark.parametrize(("kind", "sizes"), [("score", {"classes": 3}), ("mixture", {"condition_features": 2})])
 def test_every_result_depends_on_the_condition_of_its_row(
     make_model: MakeModel, ladder: NoiseLadder, kind: str, sizes: dict[str, int]
 ) -> None:
@@ -396,20 +283,6 @@ def test_every_result_depends_on_the_condition_of_its_row(
     torch.testing.assert_close(shared, results[0][1].expand(6))
 
 
-def test_conditions_have_the_leading_shape_of_the_batch(make_model: MakeModel, ladder: NoiseLadder) -> None:
-    model = make_model(noise=ladder, condition_features=2)
-    x, condition = points(model, 2, 3), torch.randn(2, 3, 2, dtype=FLOAT64)
-    flat = model.log_prob(x.view(6, 2), condition=condition.view(6, 2))
-    torch.testing.assert_close(model.log_prob(x, condition=condition), flat.view(2, 3))
-
-
-def test_one_dimension_is_a_plain_density(make_model: MakeModel, ladder: NoiseLadder) -> None:
-    model = make_model(features=1, noise=ladder)
-    x = torch.linspace(-15.0, 15.0, 3001, dtype=FLOAT64)[:, None]
-    assert float(torch.trapezoid(model.log_prob(x).exp(), x[:, 0])) == pytest.approx(1.0, abs=1e-3)
-    assert_uniform(model.cdf(model.sample(800, generator=seeded())))
-
-
 def test_single_precision_follows_double(make_model: MakeModel, ladder: NoiseLadder) -> None:
     for kind in ("score", "gaussian", "mixture"):
         double, single = (make_model(kind, noise=ladder, dtype=dtype) for dtype in (FLOAT64, torch.float32))
@@ -419,173 +292,54 @@ def test_single_precision_follows_double(make_model: MakeModel, ladder: NoiseLad
         torch.testing.assert_close(log_prob.double(), double.log_prob(x), rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(single.cdf(x.float()).double(), double.cdf(x), rtol=0.0, atol=1e-3)
         assert single.sample(3).dtype == torch.float32
+        assert torch.equal(single.log_prob(x), log_prob)  # points are converted to the model's precision
 
 
-def test_points_are_converted_to_the_models_precision(make_model: MakeModel) -> None:
-    model = make_model("gaussian", dtype=torch.float32)
-    x = torch.tensor([[1.0, -2.0]])
-    for other in (x.double(), x.long(), x.half(), x.int()):
-        assert torch.equal(model.log_prob(other), model.log_prob(x))
+_MISTAKES: dict[str, Callable[[AutoregressiveModel], Any]] = {
+    "x: contains NaN or infinity": lambda model: model.log_prob(torch.tensor([[math.nan, 0.0]])),
+    r"x: expected shape \(\*, 2\), got \(3, 3\)": lambda model: model.log_prob(torch.zeros(3, 3)),
+    r"x: expected a torch\.Tensor, got ndarray; use torch\.as_tensor": lambda model: model.log_prob(np.zeros((3, 2))),
+    "x: .*float32": lambda model: model.float().log_prob(torch.tensor([[1e300, 0.0]], dtype=FLOAT64)),
+    "method: expected": lambda model: model.log_prob(torch.zeros(2), method="exact"),
+    "method: a ScoreHead has no closed form": lambda model: model.log_prob(torch.zeros(2), method="closed_form"),
+    "level: ": lambda model: model.log_prob(torch.zeros(2), level=8),
+    "steps: ": lambda model: model.log_prob(torch.zeros(2), steps=0),
+    "max_evaluations: ": lambda model: model.log_prob(torch.zeros(2), max_evaluations=5),
+    "^tol: expected a positive number, got nan": lambda model: model.log_prob(torch.zeros(2), tol=math.nan),
+    "condition: ": lambda model: model.log_prob(torch.zeros(2), condition=torch.zeros(1)),
+    "u: ": lambda model: model.icdf(torch.ones(2)),
+    "n, batch_size: expected integers of at least 1": lambda model: model.sample((4, 2)),
+    "sampler: ": lambda model: model.sample(2, sampler="gibbs"),
+    "steps: expected a whole number of at least 1, got 1.5": lambda model: model.sample(1, steps=1.5),
+    "sampler_options: foo: not an option of langevin; it takes step_size, steps": lambda model: model.sample(
+        1, "langevin", sampler_options={"foo": 5}
+    ),
+    "steps, step_size: expected at least 1": lambda model: model.sample(1, "langevin", sampler_options={"steps": 0}),
+    "shift: expected finite": lambda model: model.set_standardisation(math.nan, 1.0),
+    "scale: expected positive": lambda model: model.set_standardisation(0.0, [1.0, 0.0]),
+    "context_features: the context returns 4, the head expects 5": lambda _: AutoregressiveModel(
+        MADE(2, 4), GaussianHead(5)
+    ),
+}
 
 
-def test_a_copy_and_a_loaded_state_dict_give_the_same_densities(make_model: MakeModel, ladder: NoiseLadder) -> None:
+@pytest.mark.parametrize("message", _MISTAKES)
+def test_mistakes_are_errors_of_one_line_that_leave_the_model_unchanged(
+    make_model: MakeModel, ladder: NoiseLadder, message: str
+) -> None:
     model = make_model(noise=ladder, **UNITS)
-    x = points(model, 5)
-    duplicate = copy.deepcopy(model)
-    other = make_model(noise=ladder, seed=5)
-    assert not torch.allclose(other.log_prob(x), model.log_prob(x))
-    other.load_state_dict(model.state_dict())
-    assert torch.equal(other.log_prob(x), model.log_prob(x))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.zero_()
-    assert torch.equal(duplicate.log_prob(x), other.log_prob(x))
-
-
-def test_config_is_json_and_rebuilds_the_model(make_model: MakeModel, ladder: NoiseLadder) -> None:
-    for kind in ("score", "gaussian", "mixture"):
-        model = make_model(kind, noise=ladder, order=(1, 0), classes=3, metadata={"columns": ["a", "b"]})
-        config = json.loads(json.dumps(model.config()))
-        rebuilt = AutoregressiveModel.from_config(config)
-        assert rebuilt.config() == model.config() == config
-        rebuilt.double().load_state_dict(model.state_dict())
-        x, labels = points(model, 4), torch.tensor([0, 1, 2, 0])
-        assert torch.allclose(rebuilt.log_prob(x, condition=labels), model.log_prob(x, condition=labels), atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["score", "log_prob", "cdf"])
-@pytest.mark.parametrize(
-    ("x", "message"),
-    [
-        (torch.tensor([[math.nan, 0.0]]), "NaN or infinity"),
-        (torch.tensor([[0.0, math.inf]]), "NaN or infinity"),
-        (torch.zeros(3, 3), r"x: expected shape \(\*, 2\), got \(3, 3\)"),
-        (torch.zeros(()), "x: expected shape"),
-        (torch.zeros(2, 2, dtype=torch.bool), "real numbers"),
-        (torch.zeros(2, 2, dtype=torch.complex64), "real numbers"),
-        ([[0.0, 0.0]], "x: expected a torch.Tensor, got list"),
-        (None, "got NoneType"),
-    ],
-)
-def test_invalid_points_raise_in_one_line(make_model: MakeModel, name: str, x: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
-        getattr(make_model("gaussian"), name)(x)
+        _MISTAKES[message](model)
     assert "\n" not in str(error.value)
+    assert (model.shift.tolist(), model.scale.tolist()) == (UNITS["shift"], UNITS["scale"])
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda model: model.log_prob(torch.zeros(2), method="exact"),
-        lambda model: model.log_prob(torch.zeros(2), method="closed_form"),
-        lambda model: model.log_prob(torch.zeros(2), level=8),
-        lambda model: model.log_prob(torch.zeros(2), level=-9),
-        lambda model: model.log_prob(torch.zeros(2), steps=0),
-        lambda model: model.log_prob(torch.zeros(2), max_evaluations=5),
-        lambda model: model.log_prob(torch.zeros(2), condition=torch.zeros(1)),
-        lambda model: model.icdf(torch.zeros(2)),
-        lambda model: model.icdf(torch.ones(2)),
-        lambda model: model.icdf(torch.full((3,), 0.5)),
-        lambda model: model.icdf(torch.full((2,), math.nan)),
-        lambda model: model.sample(0),
-        lambda model: model.sample(-3),
-        lambda model: model.sample((4, 2)),
-        lambda model: model.sample(2.0),
-        lambda model: model.sample(2, sampler="gibbs"),
-        lambda model: model.sample(2, level=8),
-    ],
-)
-def test_invalid_arguments_raise_in_one_line(
-    make_model: MakeModel, ladder: NoiseLadder, call: Callable[[AutoregressiveModel], Any]
-) -> None:
-    with pytest.raises(ValueError, match=": ") as error:
-        call(make_model(noise=ladder))
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda model: model.log_prob(torch.zeros(2), method="flow"),
-        lambda model: model.log_prob(torch.zeros(2), level=1),
-        lambda model: model.log_prob(torch.zeros(2), steps=5),
-        lambda model: model.sample(2, sampler="probability_flow"),
-        lambda model: model.sample(2, sampler="fast_flow"),
-    ],
-)
-def test_errors_name_a_missing_ladder(make_model: MakeModel, call: Callable[[AutoregressiveModel], Any]) -> None:
+@pytest.mark.parametrize("options", [{"method": "flow"}, {"level": 1}, {"steps": 5}])
+def test_errors_name_a_missing_ladder(make_model: MakeModel, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="ladder"):
-        call(make_model())
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda model: model.icdf([[0.5, 0.5]]),
-        lambda model: model.log_prob(torch.zeros(3, 2), condition=torch.zeros(4, 1)),
-        lambda model: model.log_prob(torch.zeros(3, 2), condition=torch.zeros(3, 1, dtype=torch.cfloat)),
-        lambda model: model.sample(3, condition=torch.zeros(4, 1)),
-        lambda model: model.sample(2, batch_size=0, condition=torch.zeros(1)),
-        lambda model: model.sample(2, sampler_options={"temperature": 0.5}, condition=torch.zeros(1)),
-        lambda model: model.set_standardisation(torch.zeros(3), 1.0),
-    ],
-)
-def test_invalid_arguments_of_a_conditional_model_raise(
-    make_model: MakeModel, ladder: NoiseLadder, call: Callable[[AutoregressiveModel], Any]
-) -> None:
-    with pytest.raises(ValueError, match=": "):
-        call(make_model("gaussian", noise=ladder, condition_features=1, dtype=torch.float32))
-
-
-def test_points_that_overflow_the_models_precision_raise(make_model: MakeModel) -> None:
-    with pytest.raises(ValueError, match="x: "):
-        make_model("gaussian", dtype=torch.float32).log_prob(torch.tensor([[1e300, 0.0]], dtype=FLOAT64))
-
-
-@pytest.mark.parametrize("scale", [0.0, -1.0, math.nan, math.inf, [1.0, 0.0]])
-def test_scales_that_are_not_positive_raise(make_model: MakeModel, scale: Any) -> None:
-    with pytest.raises(ValueError, match="scale: expected positive"):
-        make_model("gaussian", scale=scale)
-
-
-def test_errors_name_the_argument(make_model: MakeModel, ladder: NoiseLadder) -> None:
-    plain, noisy = make_model("gaussian"), make_model(noise=ladder)
-    for wrong, message in (
-        (lambda: plain.set_standardisation(math.nan, 1.0), "shift: expected finite"),
-        (lambda: plain.path(steps=5), "steps: this model has no noise ladder"),
-        (lambda: plain.path(1), "level: this model has no noise ladder"),
-        (lambda: plain.sample((4, 2)), r"n, batch_size: expected integers of at least 1, got \(4, 2\)"),
-        (lambda: plain.sample(4, batch_size=2.5), r"n, batch_size: expected integers of at least 1, got 4 and 2.5"),
-        (
-            lambda: plain.sample(1, "langevin", sampler_options={"foo": 5}),
-            "sampler_options: foo: not an option of langevin; it takes step_size, steps",
-        ),
-        (
-            lambda: plain.sample(1, "inverse_cdf", sampler_options={"steps": 5}),
-            "sampler_options: steps: not an option of inverse_cdf; it takes tol",
-        ),
-        (lambda: noisy.sample(1, "langevin", sampler_options={"steps": 0}), "steps, step_size: expected at least 1"),
-        (
-            lambda: noisy.sample(1, "langevin", sampler_options={"steps": 2.5}),
-            "steps: expected a whole number, got 2.5",
-        ),
-        (lambda: noisy.sample(1, steps=1.5), "steps: expected a whole number of at least 1, got 1.5"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            wrong()
-
-
-def test_a_rejected_scale_leaves_the_model_unchanged(make_model: MakeModel) -> None:
-    model = make_model("gaussian", **UNITS)
-    with pytest.raises(ValueError, match="scale"):
-        model.set_standardisation(0.0, 0.0)
-    assert model.scale.tolist() == UNITS["scale"]
-
-
-@pytest.mark.parametrize("head", [ScoreHead(5), GaussianHead(5), LogisticMixtureHead(5)])
-def test_head_and_context_must_have_one_size(head: Any) -> None:
-    with pytest.raises(ValueError, match="context_features: the context returns 4, the head expects 5"):
-        AutoregressiveModel(MADE(2, 4), head)
+        make_model().log_prob(torch.zeros(2), **options)
+    with pytest.raises(ValueError, match="ladder"):
+        make_model().sample(2, sampler="probability_flow")
 
 
 def test_the_mean_density_over_a_cell_is_its_probability_by_its_width() -> None:
@@ -603,7 +357,7 @@ def test_the_mean_density_over_a_cell_is_its_probability_by_its_width() -> None:
 
 def test_results_do_not_depend_on_the_number_of_threads(make_model: MakeModel, ladder: NoiseLadder) -> None:
     model = make_model(noise=ladder)
-    x = points(model, 1200)
+    x = points(model, 1100)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -613,38 +367,10 @@ def test_results_do_not_depend_on_the_number_of_threads(make_model: MakeModel, l
             torch.testing.assert_close(together, expected, rtol=1e-9, atol=1e-9)
             assert not together.requires_grad
         assert torch.get_num_threads() == 3
-        with pytest.warns(AccuracyWarning, match=r"^\d+ integrals \(of 2400 conditionals"):
+        with pytest.warns(AccuracyWarning, match=r"^\d+ integrals \(of 2200 conditionals"):
             model.log_prob(x, method="quadrature", tol=1e-14, max_evaluations=40)
-
-        def broken(part: slice) -> None:
-            raise KeyError(part.start)
-
-        with pytest.raises(KeyError, match="0"):
-            map_slices(broken, [slice(0, 1), slice(1, 2)], x.device)
-        assert torch.get_num_threads() == 3
-        assert map_slices(lambda part: torch.get_num_threads(), [slice(0, 1)] * 9, x.device) == [1] * 9
     finally:
         torch.set_num_threads(threads)
-
-
-@pytest.mark.parametrize("rows", [3, 700])
-def test_densities_under_autocast_are_close(rows: int, make_model: MakeModel, ladder: NoiseLadder) -> None:
-    model = make_model(noise=ladder, dtype=torch.float32)
-    x = points(model, rows)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = model.log_prob(x, tol=1e-2)
-    torch.testing.assert_close(found.float(), model.log_prob(x), rtol=0.0, atol=0.5)
-
-
-@pytest.mark.parametrize("tol", [0.0, -1.0, math.nan])
-def test_a_tolerance_is_positive(make_model: MakeModel, tol: float) -> None:
-    model = make_model(noise=NoiseLadder(1.0, 0.1, 4))
-    for call in (
-        lambda: model.log_prob(torch.zeros(2, 2), tol=tol),
-        lambda: model.sample(2, sampler="inverse_cdf", sampler_options={"tol": tol}),
-    ):
-        with pytest.raises(ValueError, match=rf"^tol: expected a positive number, got {tol}"):
-            call()
 
 
 def test_unknown_keywords_and_options_are_named(make_model: MakeModel) -> None:
@@ -659,36 +385,12 @@ def test_unknown_keywords_and_options_are_named(make_model: MakeModel) -> None:
         model.sample(2, sampler=first, sampler_options={"size": 2})
 
 
-class OneScore(Head):
-    """A head of its own that is neither a ScoreHead nor normalised."""
-
-    context_features = 4
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shift = torch.nn.Parameter(torch.zeros(()))
-
-    def project(self, context: Tensor) -> Tensor:
-        return context
-
-    def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Any = None) -> tuple[Tensor, Tensor]:
-        return projection[..., 0] + self.shift - x, -torch.ones_like(x)
-
-
 @pytest.mark.parametrize("noise", [None, NoiseLadder(1.0, 0.1, 4)])
 def test_a_head_without_a_density_draws_by_langevin_dynamics(noise: NoiseLadder | None) -> None:
-    model = AutoregressiveModel(MADE(2, 4, (8,)), OneScore(), noise)
+    model = AutoregressiveModel(MADE(2, 4, (8,)), PlainScoreHead(4, (8,)), noise)
     drawn = model.sample(2, generator=torch.Generator().manual_seed(0))
     by_name = model.sample(2, sampler="langevin", generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(drawn, by_name, rtol=0.0, atol=0.0)
     for integrate in (model.log_prob, model.cdf, lambda x: model.sample(len(x), sampler="inverse_cdf")):
-        with pytest.raises(TypeError, match=r'^OneScore: has scores and no density.*sampler="langevin"$'):
+        with pytest.raises(TypeError, match=r'^PlainScoreHead: has scores and no density.*sampler="langevin"$'):
             integrate(torch.zeros(2, 2))
-
-
-def test_arrays_of_numpy_are_rejected_by_every_head() -> None:
-    for head in (ScoreHead(4, (8,)), GaussianHead(4)):
-        noise = NoiseLadder(1.0, 0.1, 3) if isinstance(head, ScoreHead) else None
-        model = AutoregressiveModel(MADE(2, 4, (8,)), head, noise)
-        with pytest.raises(ValueError, match=r"expected a torch\.Tensor, got ndarray; use torch\.as_tensor"):
-            model.log_prob(np.zeros((3, 2)))  # type: ignore[arg-type]

@@ -43,15 +43,12 @@ def test_a_path_has_the_given_steps_and_the_ends_of_the_ladder() -> None:
     ladder = NoiseLadder(2.0, 0.02, levels=5)
     assert ladder.path(4) == ladder.sigmas
     assert ladder.path(2) == pytest.approx((2.0, 0.2, 0.02))
-    assert ladder.path(1) == (2.0, 0.02)
-    assert len(ladder.path(60)) == 61
 
 
 def test_levels_are_indexed_from_the_largest() -> None:
     ladder = NoiseLadder(1.0, 0.25, levels=3)
-    assert [ladder.sigma(level) for level in (0, 1, 2)] == pytest.approx([1.0, 0.5, 0.25])
-    assert [ladder.sigma(level) for level in (-3, -2, -1)] == pytest.approx([1.0, 0.5, 0.25])
-    for level in (3, -4, 100):
+    assert [ladder.sigma(level) for level in (0, 1, 2, -1)] == pytest.approx([1.0, 0.5, 0.25, 0.25])
+    for level in (3, -4):
         with pytest.raises(ValueError, match=f"level: expected -3 to 2, got {level}"):
             ladder.sigma(level)
 
@@ -62,16 +59,6 @@ def test_continuous_draws_are_stratified(seed: int, n: int) -> None:
     counts = counts_per_bin(ladder.draw(torch.zeros(n), generator(seed)), ladder, 10)
     # independent draws would be off by about sqrt(n) / 3; a Weyl sequence stays within a few points
     assert float((counts - n / 10).abs().max()) <= 4.0
-
-
-@pytest.mark.parametrize("shape", [(1000, 3), (10, 10, 30)])
-def test_draws_are_stratified_over_the_whole_tensor_and_within_each_column(shape: tuple[int, ...]) -> None:
-    ladder = NoiseLadder(1.0, 0.04)
-    sigma = ladder.draw(torch.zeros(shape), generator())
-    assert sigma.shape == shape
-    for column in sigma.flatten(0, -2).T:
-        counts = counts_per_bin(column, ladder, 5)
-        assert float((counts - len(column) / 5).abs().max()) <= 0.1 * len(column)
 
 
 @given(st.integers(0, 2**31), st.integers(2, 12))
@@ -85,64 +72,26 @@ def test_discrete_draws_fall_on_the_levels_only_and_equally_often(seed: int, lev
     assert float((counts - 600 / levels).abs().max()) <= 4.0
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("continuous", [True, False])
-def test_draws_stay_within_the_ladder_and_have_the_given_type(continuous: bool, dtype: torch.dtype) -> None:
-    ladder = NoiseLadder(1.0, 0.01, 10, continuous)
-    sigma = ladder.draw(torch.zeros(20_000, dtype=dtype), generator(3))
-    assert sigma.dtype == dtype
-    assert float(sigma.min()) >= 0.01 * (1 - 1e-6)
-    assert float(sigma.max()) <= 1.0 + 1e-6
-
-
-def test_each_seed_shifts_all_draws() -> None:
-    ladder, like = NoiseLadder(1.0, 0.01), torch.zeros(50)
-    assert torch.equal(ladder.draw(like, generator(1)), ladder.draw(like, generator(1)))
-    assert not bool((ladder.draw(like, generator(1)) == ladder.draw(like, generator(2))).any())
-
-
-def test_each_draw_is_uniform_in_log_sigma_over_seeds() -> None:
-    ladder = NoiseLadder(1.0, 0.01)
-    source = generator(5)
-    sigma = torch.stack([ladder.draw(torch.zeros(3), source) for _ in range(600)])
-    for column in sigma.T:
-        assert float((counts_per_bin(column, ladder, 4) - 150).abs().max()) < 45  # four standard deviations
-
-
-def test_a_passed_generator_leaves_the_global_generator_unchanged() -> None:
-    state = torch.get_rng_state()
-    NoiseLadder(1.0, 0.1).draw(torch.zeros(5), generator())
-    assert torch.equal(state, torch.get_rng_state())
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"sigma_max": 0.1, "sigma_min": 1.0},
-        {"sigma_max": 1.0, "sigma_min": 0.0},
-        {"sigma_max": 1.0, "sigma_min": -0.1},
-        {"sigma_max": math.inf, "sigma_min": 0.1},
-        {"sigma_max": math.nan, "sigma_min": 0.1},
-        {"sigma_max": 1.0, "sigma_min": math.nan},
-        {"sigma_max": 1.0, "sigma_min": 0.1, "levels": 0},
-        {"sigma_max": 1.0, "sigma_min": 0.1, "levels": -2},
-        {"sigma_max": 1.0, "sigma_min": 0.1, "levels": 1},
-        {"sigma_max": 1.0, "sigma_min": 1.0, "levels": 3},
+        {"sigma_max": 0.1},
+        {"sigma_min": 0.0},
+        {"sigma_max": math.inf},
+        {"sigma_min": math.nan},
+        {"levels": 0},
+        {"levels": 1},
+        {"sigma_min": 1.0, "levels": 3},
     ],
 )
 def test_impossible_ladders_are_rejected(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"^noise: .*got") as error:
-        NoiseLadder(**arguments)
+        NoiseLadder(**{"sigma_max": 1.0, "sigma_min": 0.2, **arguments})
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("arguments", [{"sigma_max": "1"}, {"sigma_min": None}, {"sigma_max": [1.0]}])
-def test_sigmas_that_are_not_numbers_are_rejected(arguments: dict[str, Any]) -> None:
+def test_numbers_of_other_types_are_rejected() -> None:
     with pytest.raises(TypeError, match=r"^noise: expected numbers sigma_max >= sigma_min > 0, got"):
-        NoiseLadder(**{"sigma_max": 1.0, "sigma_min": 0.1, **arguments})
-
-
-@pytest.mark.parametrize("level", [1.5, "last", None])
-def test_levels_that_are_not_whole_numbers_are_rejected(level: Any) -> None:
+        NoiseLadder("1", 0.1)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"^level: expected a whole number from -3 to 2, got"):
-        NoiseLadder(1.0, 0.1, 3).sigma(level)
+        NoiseLadder(1.0, 0.1, 3).sigma(1.5)  # type: ignore[arg-type]

@@ -18,28 +18,21 @@ from arcsm import (
     LogisticMixtureHead,
     NoiseLadder,
     ScoreHead,
-    TrainConfig,
-    TrainingDiverged,
-    fit,
     registry,
 )
 from arcsm.errors import AccuracyWarning
 
-few = settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-
-
-many = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 @st.composite
-def models(draw: st.DrawFn, normalised: bool | None = None) -> AutoregressiveModel:
+def models(draw: st.DrawFn) -> AutoregressiveModel:
     """Draw models of any shape with small to large weights."""
     features, size = draw(st.integers(1, 4)), draw(st.integers(1, 5))
     hidden = tuple(draw(st.lists(st.sampled_from([4, 8]), max_size=2)))
     order = draw(st.permutations(range(features)))
     seed, gain = draw(st.integers(0, 10_000)), draw(st.sampled_from([1.0, 3.0]))
-    heads = {True: ["gaussian", "mixture"], False: ["score"], None: ["score", "gaussian", "mixture"]}[normalised]
-    kind = draw(st.sampled_from(heads))
+    kind = draw(st.sampled_from(["score", "gaussian", "mixture"]))
     torch.manual_seed(seed)
     made = MADE(features, size, hidden, order=order, sinusoids=draw(st.integers(0, 2)))
     head = {
@@ -60,9 +53,9 @@ numbers = st.floats(-1e3, 1e3, width=32) | st.sampled_from([0.0, 1e-30, -1e-30, 
 
 
 @st.composite
-def model_rows(draw: st.DrawFn, model: AutoregressiveModel, count: int = 4) -> Tensor:
+def model_rows(draw: st.DrawFn, model: AutoregressiveModel) -> Tensor:
     """Draw rows in data units, among the data and far outside."""
-    z = [[draw(numbers) for _ in range(model.features)] for _ in range(count)]
+    z = [[draw(numbers) for _ in range(model.features)] for _ in range(4)]
     return torch.tensor(z).to(model.shift) * model.scale + model.shift
 
 
@@ -99,24 +92,13 @@ def test_distribution_functions_rise(data: st.DataObject) -> None:
 def test_every_conditional_integrates_to_one(data: st.DataObject) -> None:
     model = data.draw(models()).double()
     d = model.context.order[0]
-    z = torch.linspace(-60.0, 60.0, 12001, dtype=torch.float64)
+    z = torch.linspace(-60.0, 60.0, 3001, dtype=torch.float64)
     with torch.no_grad():  # this conditional alone: the others would cost as much
         projection = model.head.project(model.context(torch.zeros(1, model.features, dtype=torch.float64))[:, d])
         conditionals = model.conditionals_builder(tol=1e-4)(projection.expand(len(z), -1))
         log_density, cdf = conditionals.log_prob_and_cdf(z)
     tails = (cdf[0] + 1.0 - cdf[-1]).item()
     assert torch.trapezoid(log_density.exp(), z).item() + tails == pytest.approx(1.0, abs=0.02)
-
-
-@few
-@given(st.data())
-def test_samples_are_finite_and_reproducible(data: st.DataObject) -> None:
-    model = data.draw(models())
-    names = ["inverse_cdf", "langevin", *(["probability_flow", "fast_flow"] if model.noise else [])]
-    sampler = data.draw(st.sampled_from(names))
-    first, again = (model.sample(8, sampler, torch.Generator().manual_seed(3), bounds=(-1e9, 1e9)) for _ in range(2))
-    assert bool(first.isfinite().all())
-    assert torch.equal(first, again)
 
 
 @few
@@ -131,27 +113,3 @@ def test_gradients_of_every_objective_are_finite(data: st.DataObject) -> None:
     assert math.isfinite(float(loss.detach()))
     for name, weights in model.named_parameters():
         assert weights.grad is None or bool(weights.grad.isfinite().all()), name
-
-
-@few
-@given(st.data())
-def test_training_in_bfloat16_leaves_a_model_of_finite_densities(data: st.DataObject) -> None:
-    model = data.draw(models()).float()
-    x = data.draw(model_rows(model, 12)).float()
-    objective = "mle" if model.head.normalised else "csm"
-    mix = 1.0 if model.noise is None else data.draw(st.sampled_from([0.0, 0.3, 1.0, "auto"]))
-    seed = data.draw(st.integers(0, 100))
-    config = TrainConfig(
-        steps=4, batch_size=6, objective=objective, mix=mix, precision="bf16-mixed", standardise="none", seed=seed,
-        device="cpu", learning_rate=1e-3,
-    )  # fmt: skip
-    try:
-        result = fit(model, x, config=config)
-    except TrainingDiverged:  # values a million standard deviations out; the weights must be unchanged
-        pass
-    else:
-        assert math.isfinite(result.best_loss)
-    assert all(bool(weights.isfinite().all()) and weights.dtype == torch.float32 for weights in model.parameters())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AccuracyWarning)
-        assert bool(model.log_prob(x, tol=1e-3).isfinite().all())

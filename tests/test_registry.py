@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 from torch import Tensor
 
 import arcsm
-from arcsm import MADE, Context, GaussianHead, ScoreHead, objectives, registry, samplers
+from arcsm import MADE, Context, GaussianHead, objectives, registry
 
 
 @pytest.fixture(autouse=True)
@@ -18,25 +16,6 @@ def restored_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget the parts that a test registers."""
     # a private name, because nothing but a test forgets parts
     monkeypatch.setattr(registry, "_PARTS", {seam: dict(registry.parts(seam)) for seam in registry._PARTS})
-
-
-def test_parts_of_this_package_are_found_before_anything_was_used() -> None:
-    script = """
-import arcsm
-print(arcsm.TrainConfig(objective="csm").objective)
-def csm(model, x, condition=None, generator=None): ...
-csm.__module__ = None  # as in a doctest
-try:
-    arcsm.register(csm)
-except ValueError as error:
-    print(error)
-"""
-    for code in (script, f"import arcsm.registry{script}"):
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
-        assert done.stdout.splitlines() == [
-            "csm",
-            "register: the objective csm of arcsm.objectives.csm is registered; rename yours",
-        ]
 
 
 class EntryPoint:
@@ -93,14 +72,7 @@ def test_a_registered_part_is_found_by_its_name(seam: registry.Seam) -> None:
     assert registry.find(seam, part.__name__) is registry.parts(seam)[part.__name__] is part
 
 
-def test_the_parts_of_the_package_are_registered() -> None:
-    assert registry.find("context", "MADE") is MADE
-    assert registry.find("head", "ScoreHead") is ScoreHead
-    assert registry.find("objective", "csm") is objectives.csm
-    assert registry.find("sampler", "inverse_cdf") is samplers.inverse_cdf
-
-
-@pytest.mark.parametrize("part", [3, None, "MADE", int, dict, lambda: 0, lambda x: x, MADE(2, 2, (4,)), object()])
+@pytest.mark.parametrize("part", [3, int, lambda x: x, MADE(2, 2, (4,))])
 def test_nothing_but_parts_can_be_registered(part: Any) -> None:
     with pytest.raises(ValueError, match="part: expected a Context, a Head, a ConditionNet, an objective") as error:
         arcsm.register(part)
@@ -117,6 +89,12 @@ def test_an_unfinished_class_is_rejected_with_its_missing_methods() -> None:
 
 
 def test_another_part_of_the_same_name_is_rejected() -> None:
+    def csm(model: Any, x: Tensor, condition: Any = None, generator: Any = None) -> Tensor:
+        return x.sum()
+
+    csm.__module__ = None  # type: ignore[assignment] # as in a doctest
+    with pytest.raises(ValueError, match=r"the objective csm of arcsm\.objectives\.csm is registered; rename yours"):
+        arcsm.register(csm)
     taken = type("MADE", (MADE,), {"__module__": "elsewhere"})
     with pytest.raises(ValueError, match=r"the context MADE of arcsm\.contexts\.made is registered; rename yours"):
         arcsm.register(taken)
@@ -135,16 +113,7 @@ def test_a_part_that_is_defined_again_replaces_the_earlier_one() -> None:
     assert registry.find("context", "Reloaded") is second
 
 
-def test_names_are_separate_for_each_kind() -> None:
-    def MADE(model: Any, x: Tensor, condition: Any = None, generator: Any = None) -> Tensor:
-        return x.sum()
-
-    arcsm.register(MADE)
-    assert registry.find("objective", "MADE") is MADE
-    assert registry.find("context", "MADE") is arcsm.MADE
-
-
-@pytest.mark.parametrize("name", ["made", "__class__", "", None, 3, ["MADE"], {"MADE": 1}])
+@pytest.mark.parametrize("name", ["made", None, ["MADE"]])
 def test_an_unknown_name_is_rejected_with_the_known_ones(name: Any) -> None:
     message = (
         r"model\.context\.kind: expected one of AnyOrder, MADE, PixelCNNPP.*, got .*; register a part of your own first"
@@ -164,21 +133,7 @@ def test_files_may_name_registered_parts_only() -> None:
         registry.check_registered(seam, part)
 
 
-def test_a_part_is_built_from_its_configuration() -> None:
-    made = registry.build("context", {"kind": "MADE", "features": 3, "hidden_features": [4], "order": [2, 0, 1]})
-    assert isinstance(made, MADE)
-    assert made.order == (2, 0, 1)
-    for config in ({"features": 3}, {"kind": "GaussianHead"}):
-        with pytest.raises(ValueError, match=r"context\.kind: expected one of"):
-            registry.build("context", config)
-
-
 def test_the_arguments_of_a_constructor_are_the_attributes_of_the_same_names() -> None:
-    class Part:
-        def __init__(self, sizes: tuple[int, ...], name: str = "a") -> None:
-            self.sizes, self.name, self.other = sizes, name, 3
-
-    assert registry.constructor_arguments(Part((2, 3))) == {"sizes": [2, 3], "name": "a"}
     made = MADE(3, hidden_features=(4,))
     assert MADE(**registry.constructor_arguments(made)).config() == made.config()
     del made.residual
@@ -200,14 +155,6 @@ def test_a_configuration_of_an_older_version_is_completed_with_defaults() -> Non
     assert "sinusoids" not in config["context"]
 
 
-@pytest.mark.parametrize("error", [KeyError, TypeError, AttributeError, RuntimeError, OverflowError, MemoryError])
-def test_errors_of_a_configuration_become_one_line(error: type[Exception]) -> None:
-    message = f"^model configuration: {error.__name__}: .*two.*lines"
-    with pytest.raises(ValueError, match=message) as raised, registry.configuration_errors():
-        raise error("two\nlines")
-    assert "\n" not in str(raised.value)
-
-
 def test_parts_of_installed_packages_are_loaded_once_and_only_if_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     groups = install(monkeypatch, TaggedMADE, median)
     assert registry.find("context", "MADE") is MADE
@@ -218,19 +165,9 @@ def test_parts_of_installed_packages_are_loaded_once_and_only_if_needed(monkeypa
     assert groups == [registry.ENTRY_POINT_GROUP] == ["arcsm.parts"]
 
 
-def test_a_part_of_an_installed_package_can_be_saved_before_it_was_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, TaggedMADE)
-    registry.check_registered("context", TaggedMADE(2, 2, (4,)))
-
-
 @pytest.mark.parametrize("broken", [ImportError("no module named tensorflow"), 3, type("MADE", (MADE,), {})])
 def test_a_broken_package_costs_a_warning_and_its_own_parts_only(monkeypatch: pytest.MonkeyPatch, broken: Any) -> None:
     install(monkeypatch, broken, TaggedMADE)
     with pytest.warns(UserWarning, match=r"entry point package\.parts:.* of arcsm\.parts is left out: "):
         assert registry.find("context", "TaggedMADE") is TaggedMADE
     assert registry.find("context", "MADE") is MADE
-
-
-def test_the_registry_cannot_be_changed_from_outside() -> None:
-    with pytest.raises(TypeError):
-        registry.parts("context")["Mine"] = TaggedMADE  # type: ignore[index]

@@ -10,7 +10,6 @@ import pytest
 
 import arcsm
 from arcsm.data import read_frame
-from arcsm.serialization import read_tensors, write_tensors
 from released_files import ANSWERS, FOLDER, write_files
 
 FILES = [
@@ -27,18 +26,6 @@ def test_files_of_releases_say_the_same(version: str, name: str) -> None:
     expected = json.loads((folder / "answers.json").read_text(encoding="utf-8"))[name]
     found = ANSWERS[name](folder / f"{name}.safetensors", rows)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=2e-3)  # of integrals
-
-
-@pytest.mark.parametrize("name", ANSWERS)
-def test_other_weights_would_be_noticed(name: str, tmp_path: Path) -> None:
-    folder = FOLDER / arcsm.__version__
-    tensors, header = read_tensors(folder / f"{name}.safetensors")
-    layers = [key for key, tensor in tensors.items() if key.endswith("weight") and tensor.ndim == 2]
-    assert layers
-    write_tensors(tmp_path / "other.safetensors", tensors | {key: 0.0 * tensors[key] for key in layers}, header)
-    found = ANSWERS[name](tmp_path / "other.safetensors", read_frame(folder / "table.csv"))
-    expected = json.loads((folder / "answers.json").read_text(encoding="utf-8"))[name]
-    assert np.abs(np.subtract(found, expected)).max() > 0.05
 
 
 def test_every_kind_of_file_of_this_version_is_kept() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,7 @@ from torch import Tensor, nn
 
 from arcsm import serialization
 from arcsm.serialization import (
-    load_optimizer,
     load_state,
-    optimizer_tensors,
-    parse_header,
     read_header,
     read_module,
     read_state,
@@ -60,25 +58,15 @@ def test_the_same_files_are_rejected_with_and_without_their_tensors(read: Any, t
     safetensors.torch.save_file({"weight": torch.zeros(2)}, path)
     with pytest.raises(ValueError, match="not one that arcsm wrote"):
         read(path)
-    safetensors.torch.save_file({"weight": torch.zeros(2)}, path, {"arcsm": '{"schema_version": 2}'})
-    with pytest.raises(ValueError, match=r"written by a later arcsm \(schema 2, known 1\); upgrade arcsm"):
-        read(path)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "the configuration is not JSON"),
+    for text, message in (
         ("[" * 100_000, "the configuration is not JSON"),
-        ("[]", "no schema_version"),
-        ('{"schema_version": "1"}', "no schema_version"),
-        ('{"schema_version": 2}', "written by a later arcsm"),
-    ],
-)
-def test_headers_are_checked(text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=f"^here: {message}|^here: the configuration has {message}") as error:
-        parse_header(text, Path("here"))
-    assert "\n" not in str(error.value)
+        ("[]", "the configuration has no schema_version"),
+        ('{"schema_version": 2}', r"written by a later arcsm \(schema 2, known 1\); upgrade arcsm"),
+    ):
+        safetensors.torch.save_file({"weight": torch.zeros(2)}, path, {"arcsm": text})
+        with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: {message}") as error:
+            read(path)
+        assert "\n" not in str(error.value)
 
 
 def test_a_path_is_a_weights_file_or_a_folder_with_one() -> None:
@@ -98,7 +86,7 @@ def test_a_module_comes_back(tmp_path: Path, name: str, files: int) -> None:
     assert sum(path.is_file() for path in (tmp_path / "models").rglob("*")) == files
 
 
-@pytest.mark.parametrize("text", ['{"schema_version": 1, "kind": "Other"}', "{", ""])
+@pytest.mark.parametrize("text", ['{"schema_version": 1, "kind": "Other"}', "{"])
 def test_the_header_of_the_weights_counts_beside_another_configuration(tmp_path: Path, text: str) -> None:
     save_module(nn.Linear(3, 2), {"kind": "Linear"}, tmp_path)
     (tmp_path / "config.json").write_text(text)
@@ -120,7 +108,6 @@ BAD_TENSORS: dict[str, tuple[dict[str, Tensor], str]] = {
         {"weight": torch.full((2, 3), 1e300, dtype=torch.float64), "bias": torch.zeros(2)},
         "weight holds NaN or infinity in torch.float32, the type of this model",
     ),
-    "not finite": ({"weight": torch.full((2, 3), torch.inf), "bias": torch.zeros(2)}, "weight holds NaN or infinity"),
 }
 
 
@@ -133,14 +120,6 @@ def test_tensors_that_do_not_fit_a_module_are_named(name: str) -> None:
 
 def unchanged(entry: Any) -> Any:
     return entry
-
-
-def test_a_state_comes_back_in_groups(file: Path) -> None:
-    expected = {"train": {"seed": 0, "ema": 0.9}}
-    groups, header = read_state(file, "cpu", expected, {"train": unchanged})
-    assert header["step"] == 7
-    assert groups.keys() == {"layer"}
-    assert torch.equal(groups["layer"]["weight"], WEIGHTS["layer.weight"])
 
 
 def test_a_state_of_an_older_version_is_completed_with_defaults(file: Path) -> None:
@@ -157,7 +136,6 @@ def test_a_state_of_an_older_version_is_completed_with_defaults(file: Path) -> N
     [
         ({"seed": 1, "ema": 0.9}, r" \(seed: 0 then, 1 now\)"),
         ({"seed": 0, "ema": "a" * 300}, ""),
-        ({"seed": 0}, ""),
         (3, ""),
     ],
 )
@@ -165,37 +143,6 @@ def test_a_state_of_another_configuration_is_rejected(file: Path, entry: Any, di
     message = f"was written with a different train configuration{difference}; use another run folder"
     with pytest.raises(ValueError, match=message):
         read_state(file, "cpu", {"train": entry}, {"train": unchanged})
-
-
-def test_a_state_whose_configuration_cannot_be_completed_is_rejected(file: Path) -> None:
-    with pytest.raises(ValueError, match="a different model configuration; use another run folder"):
-        read_state(file, "cpu", {"model": {}}, {"model": lambda model: model["kind"]})
-
-
-def test_an_optimizer_continues_from_its_tensors() -> None:
-    def steps(module: nn.Linear, optimizer: torch.optim.Optimizer, count: int) -> None:
-        for _ in range(count):
-            optimizer.zero_grad()
-            module(torch.ones(1, 3)).square().sum().backward()
-            optimizer.step()
-
-    module = nn.Linear(3, 2)
-    optimizer = torch.optim.Adam(module.parameters(), lr=0.1)
-    steps(module, optimizer, 3)
-    resumed = nn.Linear(3, 2)
-    resumed.load_state_dict(module.state_dict())
-    tensors = optimizer_tensors(optimizer)
-    second = torch.optim.Adam(resumed.parameters(), lr=0.1)
-    load_optimizer(second, tensors)
-    before = {name: tensor.clone() for name, tensor in tensors.items()}
-    steps(resumed, second, 2)
-    assert all(torch.equal(tensors[name], before[name]) for name in tensors)  # the state was copied
-    steps(module, optimizer, 2)
-    assert torch.equal(resumed.weight, module.weight)
-
-
-def test_the_schema_is_that_of_released_files() -> None:
-    assert serialization.SCHEMA_VERSION == 1
 
 
 class _Doubles(nn.Module):

@@ -1,6 +1,5 @@
 """Any-order contexts in C against torch: sums of values, networks of sets with gradients, walks through an order."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,9 +12,6 @@ from arcsm._native import context_walk, set_network_forward, value_sums_forward
 from arcsm._runtime.modes import deterministic_operations
 from arcsm.contexts import any_order, set_networks, value_embedding
 from small_contexts import ANY_ORDER, any_order_context, condition_of, rows_of
-
-COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler, and none is on the path")
 
 
 @contextmanager
@@ -37,10 +33,10 @@ def c_is_used(monkeypatch: pytest.MonkeyPatch, module: object, name: str) -> Ite
     assert calls
 
 
-def trained_contexts(context: AnyOrder, rows: int, x: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+def trained_contexts(context: AnyOrder, rows: int) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the contexts of a training step, and the gradients of all weights of a random function of them."""
     context.zero_grad()
-    x = rows_of(context, rows) if x is None else x
+    x = rows_of(context, rows)
     torch.manual_seed(5)  # of dropout
     terms = context.training_terms(x, condition_of(context, rows), torch.Generator().manual_seed(3))
     weight = torch.randn(terms.context.shape, generator=torch.Generator().manual_seed(4)).to(x)
@@ -49,7 +45,7 @@ def trained_contexts(context: AnyOrder, rows: int, x: Tensor | None = None) -> t
     return terms.context.detach(), found
 
 
-@pytest.mark.parametrize("rows", [1, 37, 300])
+@pytest.mark.parametrize("rows", [1, 131])
 @pytest.mark.parametrize("kind", ANY_ORDER)
 def test_training_terms_and_gradients_are_those_of_torch(kind: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     context = any_order_context(kind)
@@ -81,27 +77,7 @@ def test_gradients_of_gradients_are_those_of_torch(monkeypatch: pytest.MonkeyPat
         torch.testing.assert_close(gradient, other, rtol=1e-3, atol=1e-4 * float(other.abs().max() + 1e-6))
 
 
-def test_a_graph_that_is_kept_gives_the_same_gradients_again() -> None:
-    context = any_order_context("deep")
-    terms = context.training_terms(rows_of(context, 50), generator=torch.Generator().manual_seed(3))
-    loss, weights = terms.context.square().sum(), list(context.parameters())
-    first, again = (torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True) for _ in range(2))
-    for one, other in zip(first, again, strict=True):
-        assert one is other is None or torch.equal(one, other)
-
-
-def test_rows_with_gradients_stay_with_torch() -> None:
-    context = any_order_context("numbers")
-    x = rows_of(context, 20, missing=False).requires_grad_()
-    terms = context.training_terms(x, generator=torch.Generator().manual_seed(3))
-    (gradient,) = torch.autograd.grad(terms.context.square().sum(), x)
-    exact = any_order_context("numbers", torch.float64)
-    doubled = x.detach().double().requires_grad_()
-    terms = exact.training_terms(doubled, generator=torch.Generator().manual_seed(3))
-    assert gradient.abs().max() > 0.0
-
-
-@pytest.mark.parametrize("rows", [0, 1, 37, 300])
+@pytest.mark.parametrize("rows", [0, 1, 131])
 @pytest.mark.parametrize("kind", ANY_ORDER)
 @torch.no_grad()
 def test_contexts_of_an_order_are_those_of_torch(kind: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,15 +93,6 @@ def test_contexts_of_an_order_are_those_of_torch(kind: str, rows: int, monkeypat
     expected = exact(x, condition, order)
     assert ours.shape == expected.shape == (rows, 7, context.context_features)
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=2e-5)
-
-
-@torch.no_grad()
-def test_contexts_of_rows_with_orders_of_their_own_stay_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    context = any_order_context("levels").eval()
-    x = rows_of(context, 9)
-    orders = torch.stack([torch.randperm(7) for _ in range(9)])
-    monkeypatch.setattr(any_order, "context_walk", None)
-    torch.testing.assert_close(context.in_single_precision(x, order=orders), context(x, order=orders))
 
 
 def test_deterministic_operations_stay_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,12 +120,8 @@ def test_shapes_that_do_not_match_are_errors() -> None:
     x, known = rows_of(context, 4, missing=False), torch.ones(4, 7)
     with pytest.raises(ValueError, match="value_sums: shapes do not match"):
         value_sums_forward(vectors, x[:, 1:], known[:, 1:])
-    with pytest.raises(ValueError, match="value_sums: shapes do not match"):
-        value_sums_forward(vectors._replace(table=vectors.table[1:]), x, known)
     with pytest.raises(ValueError, match="set_network: shapes do not match"):
         set_network_forward(weights, torch.zeros(4, 12), torch.zeros(4))
-    with pytest.raises(ValueError, match="set_network: shapes do not match"):
-        set_network_forward(weights._replace(layers=weights.layers[:1]), torch.zeros(4, 11), torch.zeros(4))
     walked = context.networks.walked(None, ())
     with pytest.raises(ValueError, match="context_walk: shapes do not match"):
         context_walk(vectors, walked, 0, (0, 1, 2, 3, 4, 5, 5), x, known)

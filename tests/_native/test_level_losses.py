@@ -1,7 +1,5 @@
 """Losses of levels in C against torch, with gradients."""
 
-import shutil
-
 import pytest
 import torch
 from torch import Tensor
@@ -10,9 +8,6 @@ from arcsm import CategoricalHead
 from arcsm._native import LevelWeights, level_losses
 from arcsm.objectives import levels
 from arcsm.objectives.levels import LevelHeads
-
-COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler, and none is on the path")
 
 COUNTS = (1, 2, 8, 33, 300)
 
@@ -45,7 +40,7 @@ def loss_and_gradients(heads: list[CategoricalHead], rows: int) -> tuple[Tensor,
     return loss.detach(), list(torch.autograd.grad(2.0 * loss, [context, *parameters], materialize_grads=True))
 
 
-@pytest.mark.parametrize("rows", [1, 50, 700])
+@pytest.mark.parametrize("rows", [1, 131])
 @pytest.mark.parametrize(("smoothed", "ordered"), [(False, False), (True, False), (True, True)])
 def test_losses_and_gradients_are_those_of_torch(
     rows: int, smoothed: bool, ordered: bool, monkeypatch: pytest.MonkeyPatch
@@ -57,23 +52,6 @@ def test_losses_and_gradients_are_those_of_torch(
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
     for gradient, other in zip(gradients, others, strict=True):
         torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-5 * float(other.abs().max() + 1.0))
-
-
-def test_gradients_of_gradients_are_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    heads = make_heads(smoothed=True)
-    parameters = [p for head in heads for p in head.parameters()]
-    number, context, x, weight = make_terms(60)
-
-    def second() -> list[Tensor]:
-        loss = LevelHeads(heads, number).negative_log_prob(context, x, weight)
-        first = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
-        total = torch.stack([gradient.square().sum() for gradient in first]).sum()
-        return list(torch.autograd.grad(total, parameters, materialize_grads=True))
-
-    ours = second()
-    monkeypatch.setattr(levels, "available", lambda: False)
-    for gradient, other in zip(ours, second(), strict=True):
-        torch.testing.assert_close(gradient, other, rtol=1e-3, atol=1e-4 * float(other.abs().max() + 1e-3))
 
 
 def test_a_level_that_does_not_exist_has_an_infinite_loss() -> None:
@@ -91,8 +69,6 @@ def test_shapes_that_do_not_match_are_errors() -> None:
     assert level_losses(weights, number, context, x, weight)[0] > 0.0
     with pytest.raises(ValueError, match="level_losses: shapes do not match"):
         level_losses(weights, number + 1, context, x, weight)
-    with pytest.raises(ValueError, match="level_losses: shapes do not match"):
-        level_losses(weights, number.int(), context, x, weight)
     with pytest.raises(ValueError, match="level_losses: shapes do not match"):
         level_losses(weights, number, torch.zeros(4, 3), x, weight)
     with pytest.raises(TypeError, match="float32"):

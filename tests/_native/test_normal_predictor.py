@@ -1,16 +1,11 @@
 """Predictions of the normal distribution in C against torch in double precision."""
 
-import shutil
-
 import pytest
 import torch
 from torch import Tensor
 
 from arcsm._native import normal_given_set, normal_in_order
 from arcsm.contexts.normal_moments import given_set
-
-COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler, and none is on the path")
 
 
 def correlations(units: int, rank: int) -> Tensor:
@@ -21,8 +16,8 @@ def correlations(units: int, rank: int) -> Tensor:
     return matrix / deviation / deviation[:, None]
 
 
-@pytest.mark.parametrize("rows", [0, 1, 600])
-@pytest.mark.parametrize(("units", "rank"), [(1, 1), (7, 3), (16, 2), (48, 5)])
+@pytest.mark.parametrize("rows", [0, 1, 100])
+@pytest.mark.parametrize(("units", "rank"), [(1, 1), (16, 2), (48, 5)])
 def test_means_and_errors_are_those_of_torch(units: int, rank: int, rows: int) -> None:
     matrix = correlations(units, rank)
     known = torch.rand(rows, units) < torch.rand(rows, 1)
@@ -34,14 +29,14 @@ def test_means_and_errors_are_those_of_torch(units: int, rank: int, rows: int) -
 
 
 @pytest.mark.parametrize("gaps", [0.0, 0.3])
-@pytest.mark.parametrize(("units", "rank"), [(1, 1), (7, 3), (48, 5)])
+@pytest.mark.parametrize(("units", "rank"), [(1, 1), (17, 3)])
 def test_in_order_each_unit_is_given_the_known_ones_of_dimensions_before_its_own(
     units: int, rank: int, gaps: float
 ) -> None:
     matrix = correlations(units, rank)
-    known = torch.rand(300, units) >= gaps
+    known = torch.rand(100, units) >= gaps
     known[7] = False
-    values = torch.where(known, torch.randn(300, units).double(), 0.0)
+    values = torch.where(known, torch.randn(100, units).double(), 0.0)
     dimension = [i // 2 for i in range(units)]  # pairs
     order = [2 * d + k for d in torch.randperm(units // 2 + units % 2).tolist() for k in (0, 1) if 2 * d + k < units]
     location, error = normal_in_order(matrix.float(), values.float(), known.float(), order, dimension)
@@ -65,8 +60,7 @@ def test_units_that_say_the_same_do_not_divide_by_zero() -> None:
 def test_shapes_that_do_not_match_are_errors() -> None:
     with pytest.raises(ValueError, match="normal_predictor: shapes do not match"):
         normal_given_set(torch.eye(3), torch.zeros(2, 3), torch.zeros(2, 2))
-    for order, dimension in (([0, 1, 1], [0, 1, 2]), ([0, 1, 2], [0, 1])):
-        with pytest.raises(ValueError, match="normal_predictor: expected a permutation and the dimensions of 3 units"):
-            normal_in_order(torch.eye(3), torch.zeros(2, 3), torch.zeros(2, 3), order, dimension)
+    with pytest.raises(ValueError, match="normal_predictor: expected a permutation and the dimensions of 3 units"):
+        normal_in_order(torch.eye(3), torch.zeros(2, 3), torch.zeros(2, 3), [0, 1, 1], [0, 1, 2])
     with pytest.raises(TypeError, match="float32"):
         normal_given_set(torch.eye(3), torch.zeros(2, 3), torch.zeros(2, 3).double())

@@ -1,7 +1,6 @@
 """Scores in C, and the flow through noise levels, against torch in double precision."""
 
 import math
-import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,12 +10,8 @@ from torch import Tensor
 
 from arcsm._native import LevelConstants, ScoreLevels
 from arcsm.conditionals.conditionals import Accuracy, Conditionals, compiled_scores
-from arcsm.conditionals.flow import follow
 from arcsm.heads import GaussianHead, LocatedHead, ScoreHead
 from arcsm.metrics.evaluations import count_evaluations
-
-COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler, and none is on the path")
 
 CONTEXT = 5
 HEADS = {
@@ -26,7 +21,6 @@ HEADS = {
     "uneven": ((16, 24), 3, False),
     "deep": ((20, 20, 20, 20), 1, True),
 }
-SIGMAS = (3.0, 0.3, 0.01)
 PATH = (3.0, 0.05)
 
 
@@ -51,20 +45,20 @@ def doubled(head: ScoreHead) -> ScoreHead:
     return exact
 
 
-@pytest.mark.parametrize("sigma", SIGMAS)
 @pytest.mark.parametrize("name", HEADS)
-@pytest.mark.parametrize("shape", [(1,), (130,), (7, 3), (257, 5), (0,), (0, 4)])
+@pytest.mark.parametrize("shape", [(0,), (1,), (130,), (7, 3)])
 @torch.no_grad()
-def test_scores_and_derivatives_are_those_of_torch(name: str, sigma: float, shape: tuple[int, ...]) -> None:
+def test_scores_and_derivatives_are_those_of_torch(name: str, shape: tuple[int, ...]) -> None:
     head = make_head(name)
     projection, x = contexts(head, shape[0]), 4.0 * torch.randn(shape)
-    s, ds = head.native_levels().score_and_derivative(projection, x, sigma)
     wide = projection.double() if len(shape) == 1 else projection.double().unsqueeze(1)
-    expected, slope = doubled(head).projected_score_and_derivative(wide, x.double(), sigma)
-    assert s.shape == ds.shape == shape
-    torch.testing.assert_close(s.double(), expected, rtol=2e-6, atol=2e-6 / sigma)
-    torch.testing.assert_close(ds.double(), slope, rtol=2e-6, atol=2e-6 / sigma**2)
-    assert torch.equal(head.native_levels().score(projection, x, sigma), s)
+    for sigma in (3.0, 0.01):
+        s, ds = head.native_levels().score_and_derivative(projection, x, sigma)
+        expected, slope = doubled(head).projected_score_and_derivative(wide, x.double(), sigma)
+        assert s.shape == ds.shape == shape
+        torch.testing.assert_close(s.double(), expected, rtol=2e-6, atol=2e-6 / sigma)
+        torch.testing.assert_close(ds.double(), slope, rtol=2e-6, atol=2e-6 / sigma**2)
+        assert torch.equal(head.native_levels().score(projection, x, sigma), s)
 
 
 @pytest.mark.parametrize("data_std", [0.1, 1.0, 7.0])
@@ -79,25 +73,12 @@ def test_the_window_and_the_tails_are_those_of_torch(data_std: float) -> None:
     torch.testing.assert_close(ds.double(), slope, rtol=2e-6, atol=1e-4)
 
 
-@torch.no_grad()
-def test_values_that_are_no_numbers_concern_their_own_points_alone() -> None:
-    head = make_head("sinusoids")
-    projection, x = contexts(head, 200), torch.randn(200)
-    clean, _ = head.native_levels().score_and_derivative(projection, x, 0.3)
-    x[17], projection[90] = math.nan, math.inf
-    s, ds = head.native_levels().score_and_derivative(projection, x, 0.3)
-    assert bool(s[17].isnan())
-    assert bool(ds[17].isnan())
-    rest = torch.ones(200, dtype=torch.bool).index_fill(0, torch.tensor([17, 90]), False)
-    assert torch.equal(s[rest], clean[rest])
-
-
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("path", [PATH, PATH[::-1], (3.0, 1.0, 0.2, 0.05)])
 @torch.no_grad()
 def test_the_flow_is_that_of_torch(name: str, path: tuple[float, ...]) -> None:
     head = make_head(name)
-    projection, x = contexts(head, 300), torch.randn(300).mul(math.hypot(path[0], 1.0))
+    projection, x = contexts(head, 131), torch.randn(131).mul(math.hypot(path[0], 1.0))
     conditionals = Conditionals(head, projection, tuple(sorted(path, reverse=True)), "flow", continuous=len(path) == 2)
     in_c = Conditionals(
         head, projection, conditionals.path, "flow", continuous=conditionals.continuous, compiled=head.native_levels()
@@ -124,22 +105,23 @@ def test_samples_need_no_derivatives() -> None:
     torch.testing.assert_close(without.x, with_slopes.x, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("tol", [1e-2, 1e-3, 1e-4])
 @torch.no_grad()
-def test_densities_in_double_precision_are_accurate_in_single(tol: float) -> None:
+def test_densities_in_double_precision_are_accurate_in_single() -> None:
     head = doubled(make_head("sinusoids"))
-    projection, x = contexts(head.float(), 500).double(), torch.randn(500, dtype=torch.float64)
+    projection, x = contexts(head.float(), 40).double(), torch.randn(40, dtype=torch.float64)
     head = head.double()
 
     def log_prob(tol: float, compiled: ScoreLevels | None) -> Tensor:
         return Conditionals(head, projection, PATH, "flow", Accuracy(tol), True, compiled=compiled).log_prob(x)
 
-    found, exact = log_prob(tol, compiled_scores(head)), log_prob(1e-6, None)
-    assert found.dtype == torch.float64
-    assert float((found - exact).square().mean().sqrt()) < tol
+    exact = log_prob(1e-6, None)
+    for tol in (1e-2, 1e-4):
+        found = log_prob(tol, compiled_scores(head))
+        assert found.dtype == torch.float64
+        assert float((found - exact).square().mean().sqrt()) < tol
     torch.testing.assert_close(log_prob(1e-6, compiled_scores(head)), exact, rtol=0.0, atol=0.0)
     far = torch.full_like(x, 1e200)
-    conditionals = Conditionals(head, projection, PATH, "flow", Accuracy(tol), True, compiled=compiled_scores(head))
+    conditionals = Conditionals(head, projection, PATH, "flow", Accuracy(1e-2), True, compiled=compiled_scores(head))
     assert bool((conditionals.log_prob(far) < -1e300).all())
 
 
@@ -154,32 +136,22 @@ def test_only_heads_with_their_original_score_have_one_in_c() -> None:
     assert compiled_scores(LocatedHead(head)) is not None
     assert compiled_scores(Doubled(CONTEXT, (8,))) is None
     assert compiled_scores(GaussianHead(CONTEXT)) is None
+    with count_evaluations(head):
+        assert compiled_scores(head) is None
+    assert compiled_scores(head) is not None
     assert compiled_scores(head.half()) is None
-    with count_evaluations(make_head("sinusoids")) as _:
-        pass
-    counted = make_head("sinusoids")
-    with count_evaluations(counted):
-        assert compiled_scores(counted) is None
-    assert compiled_scores(counted) is not None
 
 
 def test_shapes_that_do_not_match_are_rejected() -> None:
     levels = make_head("uneven").native_levels()
-    for projection, x in ((torch.zeros(3, 15), torch.zeros(3)), (torch.zeros(2, 16), torch.zeros(3))):
-        with pytest.raises(ValueError, match="shapes do not match"):
-            levels.score(projection, x, 0.1)
-        with pytest.raises(ValueError, match="shapes do not match"):
-            levels.follow(projection, x, (), 0.0, True)
+    with pytest.raises(ValueError, match="shapes do not match"):
+        levels.score(torch.zeros(3, 15), torch.zeros(3), 0.1)
+    with pytest.raises(ValueError, match="shapes do not match"):
+        levels.follow(torch.zeros(2, 16), torch.zeros(3), (), 0.0, True)
     with pytest.raises(TypeError, match="float32"):
         levels.score(torch.zeros(3, 16).double(), torch.zeros(3), 0.1)
-
-    def constants(sigma: float) -> LevelConstants:
-        return LevelConstants(1.0, 1.0, 1.0, 1.0, 0.0, torch.zeros(4), torch.zeros(4, 1), torch.zeros(3))
-
-    with pytest.raises(ValueError, match="level: shapes do not match"):
-        ScoreLevels(torch.zeros(0), [], 4, False, constants).score(torch.zeros(2, 4), torch.zeros(2), 0.1)
     with pytest.raises(ValueError, match="score_levels: shapes do not match"):
-        ScoreLevels(torch.zeros(0), [(torch.zeros(3, 5), torch.zeros(3))], 4, False, constants)
+        ScoreLevels(torch.zeros(0), [(torch.zeros(3, 5), torch.zeros(3))], 4, False, lambda _: None)  # type: ignore[arg-type, return-value]
 
 
 def test_threads_share_the_points(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,17 +166,6 @@ def test_threads_share_the_points(monkeypatch: pytest.MonkeyPatch) -> None:
     for part, whole in zip(head.native_levels().score_and_derivative(projection, x, 0.3), alone, strict=True):
         assert torch.equal(part, whole)
     assert torch.equal(one.x, three.x)
-
-
-def test_the_flow_takes_a_solver() -> None:
-    """A path of one level needs none."""
-    x = torch.randn(4)
-
-    def scores(rows: Tensor) -> object:
-        return lambda x, sigma: (-x, -torch.ones_like(x))
-
-    found = follow(scores, x, (0.3,), 1e-3, solver=None)  # type: ignore[arg-type]
-    assert torch.equal(found.x, x)
 
 
 def test_threads_that_reach_a_level_together_use_the_same_constants() -> None:

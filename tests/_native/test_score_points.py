@@ -1,7 +1,5 @@
 """Features, slopes and coefficients of points in C against torch in double precision."""
 
-import shutil
-
 import pytest
 import torch
 from torch import Tensor
@@ -10,17 +8,14 @@ from arcsm import ScoreHead
 from arcsm._native import PointConstants, score_points
 from arcsm.objectives import fused
 
-COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler, and none is on the path")
-
 
 def batch_of(head: ScoreHead, values: list[Tensor | None]) -> fused._Batch:
     return fused._Batch(head, fused._Values(*values), True, fused._forward_backward, 100)
 
 
-@pytest.mark.parametrize("count", [0, 1, 37, 400])
+@pytest.mark.parametrize("count", [0, 1, 131])
 @pytest.mark.parametrize("noisy", [True, False])
-@pytest.mark.parametrize(("sinusoids", "data_std"), [(0, 1.0), (6, 1.0), (3, 0.2), (1, 30.0)])
+@pytest.mark.parametrize(("sinusoids", "data_std"), [(0, 1.0), (3, 0.2), (1, 30.0)])
 def test_points_are_those_of_torch(count: int, noisy: bool, sinusoids: int, data_std: float) -> None:
     torch.manual_seed(0)
     head = ScoreHead(3, (8,), sinusoids, max_frequency=40.0, data_std=data_std)
@@ -39,14 +34,6 @@ def test_points_are_those_of_torch(count: int, noisy: bool, sinusoids: int, data
     for found, its in zip(ours.coefficients.double(), coefficients, strict=True):
         torch.testing.assert_close(found, its, rtol=1e-5, atol=1e-6 * float(its.abs().sum()))
     assert ours.constant == pytest.approx(constant, rel=1e-5)
-
-
-def test_extreme_values_have_finite_features() -> None:
-    head = ScoreHead(3, (8,), sinusoids=4, max_frequency=100.0)
-    x = torch.tensor([0.0, 1e7, -1e12, 1e18])
-    one = torch.ones(4)
-    found = batch_of(head, [x, torch.tensor([1e-6, 1.0, 1e6, 0.1]), one, one, one]).compiled
-    assert all(bool(t.isfinite().all()) for t in found[:3])
 
 
 def test_shapes_that_do_not_match_are_errors() -> None:

@@ -6,10 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from arcsm import SplineHead, _native
+from arcsm import SplineHead
 from arcsm._native import SplineLimits, spline_project, spline_values
-
-pytestmark = pytest.mark.skipif(not _native.available(), reason="needs a C compiler, and none is on the path")
 
 
 def strong(bins: int, hidden: tuple[int, ...], located: bool = False) -> SplineHead:
@@ -29,9 +27,9 @@ def points(count: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("located", [False, True])
-@pytest.mark.parametrize("hidden", [(), (5,), (16, 16, 9)])
-@pytest.mark.parametrize("bins", [2, 16])
-@pytest.mark.parametrize("count", [1, 15, 131, 1500])
+@pytest.mark.parametrize("hidden", [(), (16, 16, 9)])
+@pytest.mark.parametrize("bins", [2, 9])
+@pytest.mark.parametrize("count", [0, 1, 131])
 def test_density_and_distribution_function_are_those_of_torch(
     count: int, bins: int, hidden: tuple[int, ...], located: bool
 ) -> None:
@@ -47,25 +45,8 @@ def test_density_and_distribution_function_are_those_of_torch(
     torch.testing.assert_close(found[1].double(), expected[1], rtol=0.0, atol=1e-3)
 
 
-def test_evaluation_takes_c_and_training_takes_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = list[str]()
-    for name in ("spline_project", "spline_values"):
-        inner = getattr(_native, name)
-        monkeypatch.setattr(
-            f"arcsm.heads.spline.{name}", lambda *given, inner=inner, name=name: (calls.append(name), inner(*given))[1]
-        )
-    head, (context, x) = strong(8, (16,)), points(40)
-    projection = head.project(context)
-    head.projected_log_prob(projection, x)
-    assert calls == []
-    with torch.no_grad():
-        same = head.projected_log_prob(head.project(context), x)
-    assert calls == ["spline_project", "spline_values"]
-    torch.testing.assert_close(same, head.projected_log_prob(projection, x).detach(), rtol=1e-3, atol=1e-3)
-
-
 def test_quantiles_are_inverse_to_values() -> None:
-    head, (context, x) = strong(16, (16, 16)), points(1_000)
+    head, (context, x) = strong(16, (16, 16)), points(200)
     with torch.no_grad():
         projection = head.project(context)
         z = x.clamp(-8.0, 8.0)
@@ -75,24 +56,12 @@ def test_quantiles_are_inverse_to_values() -> None:
     assert bool(((back - z).abs() < precision + 1e-4).all())
 
 
-def test_missing_values_stay_missing() -> None:
-    head, (context, x) = strong(16, (16, 16)), points(20)
-    x[3] = torch.nan
-    with torch.no_grad():
-        projection = head.project(context)
-        found = head.projected_log_prob(projection, x), head.projected_cdf(projection, x)
-    for values in found:
-        assert values.isnan().nonzero().flatten().tolist() == [3]
-
-
 def test_shapes_that_do_not_match_are_errors() -> None:
     limits = SplineLimits(4, 3.0, 1e-3, 1e-3, 0.5, 1e-3, 1e3)
     layers = [(torch.zeros(15, 3), torch.zeros(15))]
     spline_project(limits, layers, torch.zeros(2, 3))
     with pytest.raises(ValueError, match="spline_project: shapes"):
         spline_project(limits, layers, torch.zeros(2, 4))
-    with pytest.raises(ValueError, match="spline_project: shapes"):
-        spline_project(limits._replace(bins=5), layers, torch.zeros(2, 3))
     with pytest.raises(ValueError, match="spline_values: shapes"):
         spline_values(4, 3.0, torch.zeros(2, 13), torch.zeros(3))
     with pytest.raises(TypeError, match="float32"):

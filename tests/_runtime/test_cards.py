@@ -22,9 +22,6 @@ def test_a_card_replaces_its_like_alone(tmp_path: Path) -> None:
 
 
 def test_a_card_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
-    (tmp_path / "README.md").mkdir()
-    write_card(tmp_path, "text")
-    assert (tmp_path / "README.md").is_dir()
     (tmp_path / "file").write_text("")
     with pytest.warns(UserWarning, match="cannot be written"):
         write_card(tmp_path / "file", "text")

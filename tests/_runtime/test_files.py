@@ -11,6 +11,7 @@ import pytest
 
 from arcsm._runtime import files
 from arcsm._runtime.files import write_text
+from small_runs import PATIENCE
 
 _KILLED = """
 import os, signal, sys
@@ -25,7 +26,7 @@ with atomic_path(Path(sys.argv[1])) as temporary:
 
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
 def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path / "scores.csv")], check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path / "scores.csv")], check=False, timeout=PATIENCE)
     assert done.returncode < 0
     (left,) = tmp_path.iterdir()
     elsewhere = left.with_name(left.name.replace(files._process_space(), "0" * 8))

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,30 +15,26 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from safetensors.torch import load_file
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.launcher import api
 
 from arcsm import serialization
 from arcsm._runtime import launcher, process_group
 from arcsm._runtime.launcher import ProcessError
-from arcsm.cli import application
 from small_processes import main_address, run_as_srun, run_as_torchrun
-from small_runs import COMMAND, PATIENCE, TINY, at_work, children_of, environment, wait_until
-
-
-def run(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
-    command = [*COMMAND, *(str(argument) for argument in arguments)]
-    return subprocess.run(
-        command, env=environment(**more), capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
-
-
-def run_here(*arguments: object) -> int:
-    """Run the command in this process, which is faster."""
-    return application.run([str(argument) for argument in arguments])
+from small_runs import COMMAND, PATIENCE, TINY, at_work, call, children_of, wait_until
 
 
 def weight_difference(a: Path, b: Path) -> float:
     first, second = load_file(a / "model.safetensors"), load_file(b / "model.safetensors")
     return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+def without_progress(errors: str) -> str:
+    """Return the only line that a command wrote besides its progress, as it does every half minute."""
+    (line,) = (line for line in errors.splitlines() if not line.startswith("arcsm: training "))
+    return line
 
 
 def wait_for_checkpoint(parent: subprocess.Popen[str], folder: Path, rank: int) -> int:
@@ -60,61 +57,25 @@ def test_two_processes_train_to_the_weights_of_one(tmp_path: Path) -> None:
     """Fifteen rows per step make unequal shares. Resuming, sampling and scoring work with any number of processes."""
     config = tmp_path / "tiny.yaml"
     config.write_text(TINY % (20, 1e9))
-    assert run_here("train", config, "--out", tmp_path / "one") == 0
-    two = run("train", config, "--out", tmp_path / "two", "--devices", 2)
-    assert two.returncode == 0, two.stderr
-    assert two.stdout.count("trained 20 steps") == 1
+    assert call("train", config, "--out", tmp_path / "one") == 0
+    results = run_as_srun([tmp_path, tmp_path], "train", "tiny.yaml", "--out", "two")
+    assert [code for code, _, _ in results] == [0, 0], results
+    assert [out.count("trained 20 steps") for _, out, _ in results] == [1, 0]
     assert weight_difference(tmp_path / "one", tmp_path / "two") < 1e-5
 
     again = ("train", tmp_path / "two" / "config.yaml", "--out", tmp_path / "two", "--resume")
-    assert run_here(*again) == 0  # with another number of processes
+    assert call(*again) == 0  # with another number of processes
 
     images = tmp_path / "images"
     run_as_torchrun("sample", tmp_path / "two", "-n", 5, "--out", images)
     assert len(list(images.iterdir())) == 5
     pictures = {path.read_bytes() for path in images.iterdir()}
     assert len(pictures) == 5  # processes draw different images
-    assert run_here("score", tmp_path / "two", images, "--out", tmp_path / "1.csv") == 0
+    assert call("score", tmp_path / "two", images, "--out", tmp_path / "1.csv") == 0
     run_as_torchrun("score", tmp_path / "two", images, "--out", tmp_path / "2.csv")
     one, both = (np.loadtxt(tmp_path / f"{n}.csv", delimiter=",", skiprows=1, usecols=(0, 1)) for n in (1, 2))
     assert np.allclose(one, both, rtol=1e-6)
     assert len(one) == 5
-
-
-def test_processes_started_by_a_scheduler_find_each_other(tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text(TINY % (20, 0))
-    results = run_as_srun([tmp_path, tmp_path], "train", "tiny.yaml", "--out", "run")
-    assert [code for code, _, _ in results] == [0, 0], results
-    assert [out.count("trained 20 steps") for _, out, _ in results] == [1, 0]
-
-
-@pytest.mark.slow
-def test_failed_process_reports_why_and_the_other_that_it_is_gone(tmp_path: Path) -> None:
-    folders = [tmp_path / "a", tmp_path / "b"]
-    for folder in folders:
-        folder.mkdir()
-        (folder / "tiny.yaml").write_text((TINY % (20, 0)).replace("{kind: digits}", "{kind: table, path: rows.csv}"))
-    np.savetxt(folders[0] / "rows.csv", np.random.default_rng(0).normal(size=(80, 3)), delimiter=",")
-    (code, _, first), (other, _, second) = run_as_srun(folders, "train", "tiny.yaml", "--out", "run")
-    assert (code, other) == (1, 1)
-    assert second.strip().splitlines() == ["arcsm: rows.csv: expected a file, but it does not exist"]
-    assert first.strip().splitlines() == ["arcsm: another process of the run has ended; see its message"]
-
-
-@pytest.mark.slow
-def test_processes_in_different_states_all_stop(tmp_path: Path) -> None:
-    """One finds a run to resume, and the other does not."""
-    folders = [tmp_path / "a", tmp_path / "b"]
-    for folder in folders:
-        folder.mkdir()
-        (folder / "tiny.yaml").write_text(TINY % (20, 0))
-    assert run_here("train", folders[1] / "tiny.yaml", "--out", folders[1] / "run") == 0
-    results = run_as_srun(folders, "train", "tiny.yaml", "--out", "run", "--resume")
-    for code, _, message in results:
-        assert code == 1
-        assert message.strip() == (
-            "arcsm: steps, data or weights of the processes differ; do all of them see the same files?"
-        )
 
 
 @pytest.mark.slow
@@ -133,62 +94,36 @@ def test_processes_end_after_their_launcher_is_killed(tmp_path: Path) -> None:
             for child in filter(is_alive, children):
                 os.kill(child, signal.SIGKILL)
     resumed = ("train", tmp_path / "tiny.yaml", "--out", tmp_path / "run", "--resume", "--set", "train.steps=1")
-    assert run_here(*resumed) == 1
+    assert call(*resumed) == 1
 
 
 @pytest.mark.slow
-def test_mistake_is_reported_once(tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text((TINY % (20, 0)).replace("{kind: digits}", "{kind: table, path: nowhere.csv}"))
-    failed = run("train", tmp_path / "tiny.yaml", "--out", tmp_path / "run", "--devices", 2)
-    assert failed.returncode == 1
-    assert failed.stderr.strip().splitlines() == ["arcsm: nowhere.csv: expected a file, but it does not exist"]
-
-
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_killed_process_ends_the_run_and_one_process_can_resume_it(rank: int, tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text((TINY % (500, 0)).replace("validate_every: 10", "validate_every: 250"))
-    folder = tmp_path / "run"
-    with at_work(*COMMAND, "train", tmp_path / "tiny.yaml", "--out", folder, "--devices", 2) as both:
-        os.kill(wait_for_checkpoint(both, folder, rank), signal.SIGKILL)
+def test_killed_process_ends_the_run(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY % (100_000, 0))
+    with at_work(*COMMAND, "train", tmp_path / "tiny.yaml", "--out", tmp_path / "run", "--devices", 2) as both:
+        os.kill(wait_for_checkpoint(both, tmp_path / "run", 1), signal.SIGKILL)
         _, message = both.communicate(timeout=PATIENCE)
     assert both.returncode == 1
-    lines = message.strip().splitlines()
-    assert len(lines) == 1, message
-    assert lines[0].startswith(f"arcsm: process {rank} of the run was ended by SIGKILL; continue with: arcsm train ")
-    few_checkpoints = ("--set", "train.checkpoint_seconds=1e9")
-    assert run_here(*lines[0].split("continue with: arcsm ")[1].split(), *few_checkpoints) == 0
-    assert run_here("train", tmp_path / "tiny.yaml", "--out", tmp_path / "whole", *few_checkpoints) == 0
-    assert weight_difference(folder, tmp_path / "whole") < 1e-4
+    assert without_progress(message).startswith("arcsm: process 1 of the run was ended by SIGKILL; continue with: ")
 
 
-def test_ctrl_c_ends_all_processes_after_the_same_step(tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text(TINY % (100_000, 0))
-    folder = tmp_path / "run"
-    with at_work(*COMMAND, "train", tmp_path / "tiny.yaml", "--out", folder, "--devices", 2) as both:
-        wait_for_checkpoint(both, folder, 0)
-        both.send_signal(signal.SIGINT)
-        _, message = both.communicate(timeout=PATIENCE)
-    assert both.returncode == 130
-    assert message.count("continue with: arcsm train") == 1
-    step = int(message.removeprefix("arcsm: interrupted after step ").split(";")[0])
-    assert serialization.read_tensors(folder / "state.safetensors")[1]["step"] == step
-
-
-def test_scheduler_may_end_launcher_and_processes_at_once(tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_terminal_or_scheduler_may_end_launcher_and_processes_at_once(number: int, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY % (100_000, 1e9))
     log = tmp_path / "run" / "metrics.csv"
     with at_work(*COMMAND, "train", tmp_path / "tiny.yaml", "--out", log.parent, "--devices", 2) as both:
         wait_until(lambda: log.is_file() and log.read_text().count("\n") > 1, both)
         children = children_of(both.pid)
-        both.send_signal(signal.SIGTERM)
+        both.send_signal(number)
         for _ in range(20):
             for child in children:
                 with suppress(ProcessLookupError):  # it has ended
-                    os.kill(child, signal.SIGTERM)
+                    os.kill(child, number)
             time.sleep(0.005)
         _, message = both.communicate(timeout=PATIENCE)
     assert both.returncode == 130
-    step = int(message.removeprefix("arcsm: interrupted after step ").split(";")[0])
+    step = int(without_progress(message).removeprefix("arcsm: interrupted after step ").split(";")[0])
     assert serialization.read_tensors(log.with_name("state.safetensors"))[1]["step"] == step
 
 
@@ -202,13 +137,8 @@ def test_two_machines(tmp_path: Path) -> None:
         machines = [stack.enter_context(at_work(*command, **address)) for _ in range(2)]
         errors = [machine.communicate(timeout=PATIENCE)[1] for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], errors
-    assert run_here("train", tmp_path / "tiny.yaml", "--out", tmp_path / "one") == 0
+    assert call("train", tmp_path / "tiny.yaml", "--out", tmp_path / "one") == 0
     assert weight_difference(tmp_path / "run", tmp_path / "one") < 1e-5
-
-
-def test_autoencoder_rejects_several_processes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_here("train", "vae-mnist", "--devices", 2) == 1
-    assert "uses one process" in capsys.readouterr().err
 
 
 def test_signal_handlers_are_restored_after_launch() -> None:
@@ -225,16 +155,42 @@ def test_several_machines_need_an_address(monkeypatch: pytest.MonkeyPatch) -> No
         launcher.launch(["train", "digits"], 1, 2)
 
 
+@pytest.mark.parametrize(
+    ("end", "error", "message"),
+    [
+        (SignalException("", signal.SIGINT), KeyboardInterrupt, "interrupted after step 3"),
+        (ChildFailedError("", {1: ProcessFailure(1, 1, -9, "")}), ProcessError, "process 1 .* was ended by SIGKILL"),
+    ],
+)
+def test_a_launch_ends_as_its_processes_do(
+    end: Exception, error: type[BaseException], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pretended_launch(config: api.LaunchConfig, _: str) -> Callable[..., None]:
+        def start(*arguments: str) -> None:
+            assert arguments == ("-m", "arcsm.cli", "train", "digits")
+            assert config.nproc_per_node == 2
+            report = Path(config.logs_specs.root_log_dir, "error.json")
+            report.write_text(json.dumps({"message": "interrupted after step 3"}))
+            raise end
+
+        return start
+
+    monkeypatch.setattr(api, "elastic_launch", pretended_launch)
+    with pytest.raises(error, match=message):
+        launcher.launch(["train", "digits"], 2)
+    assert launcher.LAUNCHER_VARIABLE not in os.environ
+
+
 def test_launched_process_leaves_its_error_to_the_launcher(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error_file = tmp_path / "error.json"
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(error_file))
-    assert run_here("info", tmp_path / "none") == 1
+    assert call("info", tmp_path / "none") == 1
     message = capsys.readouterr().err.strip()
     assert not error_file.exists()  # torchrun, which launched it, would not print the message
     monkeypatch.setenv(launcher.LAUNCHER_VARIABLE, "1")
-    assert run_here("info", tmp_path / "none") == 1
+    assert call("info", tmp_path / "none") == 1
     assert capsys.readouterr().err == ""
     assert json.loads(error_file.read_text())["message"] == message
 

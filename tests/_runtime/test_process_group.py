@@ -7,7 +7,6 @@ import os
 import pytest
 import torch
 
-from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, TrainConfig, fit
 from arcsm._runtime import process_group
 from arcsm._runtime.launcher import process_count
 from arcsm._runtime.process_group import Group, even_slices
@@ -45,8 +44,6 @@ def test_script_started_several_times_is_alone_unless_it_joins(monkeypatch: pyte
     monkeypatch.setenv("SLURM_NTASKS", "4")
     assert process_group.was_started()
     assert process_group.group() == Group()
-    model = AutoregressiveModel(MADE(3, 4, (16,)), ScoreHead(4, (8,)), NoiseLadder(1.0, 0.1, 4))
-    fit(model, torch.randn(8, 3), config=TrainConfig(steps=1, batch_size=4, device="cpu"))  # does not wait for others
     with pytest.raises(ValueError, match="--ntasks-per-node is needed"):
         process_group.join()
     monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
@@ -66,8 +63,3 @@ def test_single_process_commands_refuse_several_processes(
     assert process_count() == 3
     assert application.run(["report", "nowhere"]) == 1
     assert "report: runs in one process, but 3 were started" in capsys.readouterr().err
-    assert application.run(["--version"]) == 0
-    for name in started:
-        monkeypatch.delenv(name)
-    assert application.run(["report", "nowhere"]) == 1
-    assert "nowhere" in capsys.readouterr().err

@@ -6,10 +6,8 @@ import io
 from collections.abc import Callable
 
 import pytest
-import torch
 
 from arcsm._runtime import progress
-from arcsm._runtime.batching import map_slices
 from arcsm._runtime.progress import one_command, track
 
 Wait = Callable[[float], None]
@@ -79,35 +77,6 @@ def test_parts_take_as_many_steps_as_their_size_and_progress_never_goes_back() -
             assert part
         assert work.fraction == 1.0
     assert seen == [0.0, 1.0, 1.0, 1.0, 2.0, 4.0, 4.0, 4.0]
-
-
-def test_steps_done_before_do_not_count_as_speed(wait: Wait, capsys: pytest.CaptureFixture[str]) -> None:
-    with track("training", 100, enabled=True, done=50) as advance:
-        wait(40.0)
-        advance(10)
-    assert lines(capsys) == ["arcsm: training 60 %, about 3 min left"]  # 160 s
-
-
-def test_a_disabled_track_is_silent_and_hides_none_inside(wait: Wait, capsys: pytest.CaptureFixture[str]) -> None:
-    with track("outer", 2) as outer:
-        with track("inner", 2, enabled=True) as inner:
-            wait(31.0)
-            inner()
-        wait(31.0)
-        outer()
-    assert lines(capsys) == ["arcsm: inner 50 %, about 31 s left"]
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_slices_on_threads_report_each_result(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
-    with track("scoring", 1, enabled=True) as work:
-        assert map_slices(lambda part: part.start, [slice(place, place + 1) for place in range(5)], CPU) == [*range(5)]
-        assert work.fraction == 1.0
-
-
-CPU = torch.device("cpu")
 
 
 def test_a_terminal_shows_an_estimate_after_the_first_step(wait: Wait, monkeypatch: pytest.MonkeyPatch) -> None:

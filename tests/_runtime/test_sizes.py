@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -22,7 +21,6 @@ from arcsm import (
     ScoreHead,
     load,
 )
-from arcsm._runtime.sizes import whole_numbers
 from arcsm.implicit.networks.trunks import ConvolutionalTrunk
 
 CONFIG: dict[str, Any] = {
@@ -39,33 +37,16 @@ CONFIG: dict[str, Any] = {
     [
         (MADE, {"features": 1 << 21}, "features=2097152"),
         (MADE, {"features": 2, "hidden_features": (1 << 19, 1 << 19)}, "weights"),
-        (MADE, {"features": 2, "hidden_features": [1] * 400_000}, "at most 256 hidden_features, got 400000"),
-        (MADE, {"features": 2, "sinusoids": 10**9}, "sinusoids=1000000000"),
-        (MADE, {"features": 2, "classes": 10**9}, "classes=1000000000"),
-        (MADE, {"features": 2, "classes": 1 << 20, "hidden_features": (1 << 12,)}, "weights"),
-        (MADE, {"features": 2, "hidden_features": (8.9,)}, r"hidden_features: expected whole numbers, got \(8.9,\)"),
         (MADE, {"features": 2, "hidden_features": "64"}, "hidden_features: expected whole numbers, got '64'"),
-        (MADE, {"features": 2, "hidden_features": 64}, "hidden_features: expected whole numbers, got 64"),
         (MADE, {"features": 2, "order": (0.9, 1.0)}, r"order: expected whole numbers, got \(0.9, 1.0\)"),
-        (ScoreHead, {"hidden_features": (8.9,)}, r"hidden_features: expected whole numbers, got \(8.9,\)"),
-        (
-            ScoreHead,
-            {"sinusoids": 1, "max_frequency": 0.0},
-            "max_frequency: expected a positive, finite number, got 0.0",
-        ),
+        (ScoreHead, {"sinusoids": 1, "max_frequency": 0.0}, "max_frequency: expected a positive, finite number"),
         (ConvolutionalTrunk, {"image_shape": (1, 4.5, 4), "channels": (4,)}, "image_shape: expected whole numbers"),
-        (PixelCNNPP, {"image_shape": (1, 4.5, 4)}, "image_shape: expected whole numbers"),
         (PixelCNNPP, {"image_shape": (1, 4)}, r"an image_shape \(channels, height, width\) .*, got \(1, 4\)"),
         (PixelCNNPP, {"image_shape": (1, 0, 4)}, r"sizes from 1 to 16384 .*, got \(1, 0, 4\)"),
         (PixelCNNPP, {"image_shape": (1, 1 << 11, 1 << 11)}, "at most 2097152 values"),
-        (PixelCNNPP, {"image_shape": (1, 4, 4), "nr_filters": 8.5}, "nr_filters=8.5"),
         (PixelCNNPP, {"image_shape": (1, 4, 4), "nr_resnet": 16_000}, "nr_resnet=16000"),
-        (PixelCNNPP, {"image_shape": (1, 4, 4), "nr_filters": 16_000}, "weights"),
-        (ScoreHead, {"sinusoids": 10**9}, "sinusoids=1000000000"),
         (ScoreHead, {"hidden_features": [1] * 400_000}, "at most 256 hidden_features, got 400000"),
-        (ScoreHead, {"hidden_features": (1 << 19, 1 << 19)}, "weights"),
         (GaussianHead, {"context_features": 10**9}, "context_features=1000000000"),
-        (LogisticMixtureHead, {"components": 10**9}, "components=1000000000"),
         (LogisticMixtureHead, {"components": 1 << 20, "context_features": 1 << 20}, "weights"),
         (DiscretisedLogisticMixtureHead, {"levels": 10**9}, "levels=1000000000"),
         (ScoreHead, {"data_std": 1e308}, "at most 1e.15, got data_std=1e.308"),
@@ -82,21 +63,11 @@ def test_sizes_beyond_their_bounds_are_rejected_in_one_short_line(
     assert len(str(error.value)) < 200
 
 
-@pytest.mark.parametrize("values", [[3, 1], (np.int64(3), True), torch.tensor([3, 1])])
-def test_whole_numbers_of_any_library_become_those_of_python(values: Any) -> None:
-    found = whole_numbers("order", values)
-    assert found == (3, 1)
-    assert [type(value) for value in found] == [int, int]
-
-
 @pytest.mark.parametrize(
     ("part", "sizes"),
     [
         ("context", {"hidden_features": [512, 512]}),
-        ("context", {"sinusoids": 1000}),
-        ("context", {"classes": 1000}),
         ("head", {"hidden_features": [512, 512]}),
-        ("context", {"features": 3}),
         ("context", {"kind": "PixelCNNPP", "image_shape": [1, 1, 2], "features": None, "hidden_features": None}),
     ],
 )

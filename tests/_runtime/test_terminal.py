@@ -1,7 +1,8 @@
-"""Names are printed without what terminals obey, and otherwise as they are."""
+"""Names are printed without what terminals or Markdown obey, and otherwise as they are."""
 
 import pytest
 
+from arcsm._runtime.markup import as_markdown, listed
 from arcsm._runtime.terminal import printable
 
 
@@ -17,3 +18,10 @@ from arcsm._runtime.terminal import printable
 )
 def test_control_characters_are_escaped(text: str, printed: str) -> None:
     assert printable(text) == printed
+
+
+def test_names_show_as_they_are_in_markdown() -> None:
+    assert as_markdown("_a_ <b> *c* 年齢") == r"\_a\_ \<b\> \*c\* 年齢"
+    assert listed(["a\n# b", 3]) == r"a\\n\# b, 3"
+    assert listed([" "]) == r"\' \'"
+    assert listed(range(1_022)).endswith("18, 19 and 1,002 more")

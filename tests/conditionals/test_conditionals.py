@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from arcsm import MADE, AutoregressiveModel, GaussianHead, Head, LogisticMixtureHead, NoiseLadder, ScoreHead
+from arcsm import MADE, AutoregressiveModel, GaussianHead, Head, NoiseLadder, ScoreHead
 from arcsm.conditionals.conditionals import Accuracy, Conditionals, Method, compiled_scores
 from arcsm.errors import AccuracyWarning
 from small_heads import TwoNormals
@@ -59,15 +59,6 @@ def test_differentiable_quadrature_has_the_gradients_of_the_integrated_density(m
         torch.testing.assert_close((parameter.grad * direction).sum(), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_extreme_contexts_do_not_overflow_a_mixture() -> None:
-    head = LogisticMixtureHead(context_features=2, components=3)
-    projection = torch.linspace(-500.0, 500.0, 9).repeat(4, 1)
-    u = torch.tensor([1e-6, 0.3, 0.7, 1.0 - 1e-6])
-    x = Conditionals(head, projection, (0.1,), "closed_form").icdf(u)
-    assert bool(x.isfinite().all())
-    assert bool(head.projected_log_prob(projection, x, 0.1).isfinite().all())
-
-
 @pytest.mark.parametrize("method", ["flow", "quadrature"])
 def test_quantiles_far_in_the_tails_are_those_of_a_gaussian(method: Method) -> None:
     head = ScoreHead(context_features=1, hidden_features=(2,)).double()
@@ -84,19 +75,10 @@ def test_quantiles_far_in_the_tails_are_those_of_a_gaussian(method: Method) -> N
     torch.testing.assert_close(conditionals.cdf(x)[:10], u[:10], rtol=1e-3, atol=0.0)
 
 
-def test_quantiles_in_the_tails_do_not_depend_on_their_batch(make_model: MakeModel) -> None:
-    conditionals, _ = conditionals_at(model := make_model(), points(model, 4), 0.3)
-    u = torch.linspace(0.1, 0.9, len(conditionals), dtype=torch.float64)
-    u[1::3] = 1e-9
-    whole = conditionals.icdf(u)
-    for row in (1, 4, 5):
-        alone = conditionals.apply(lambda part, row=row: part.icdf(u[row : row + 1]), torch.tensor([row]))
-        torch.testing.assert_close(alone, whole[row : row + 1], rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("half", [0.005, 0.05, 0.5, 1.5])
-@pytest.mark.parametrize("kind", ["gaussian", "score"])
+@pytest.mark.parametrize(
+    ("kind", "half", "dtype"),
+    [("gaussian", 0.05, torch.float32), ("score", 0.005, torch.float64), ("score", 1.5, torch.float32)],
+)
 def test_mean_densities_over_cells_are_right_far_in_the_tails(kind: str, half: float, dtype: torch.dtype) -> None:
     head: Head = GaussianHead(1) if kind == "gaussian" else ScoreHead(1, (2,))
     for parameter in head.parameters():
@@ -108,16 +90,17 @@ def test_mean_densities_over_cells_are_right_far_in_the_tails(kind: str, half: f
     mean, deviation = (-s / ds).double(), (-ds).double().rsqrt()
     method: Method = "closed_form" if kind == "gaussian" else "quadrature"
     found = Conditionals(head, projection, (), method).log_mean_density(x, torch.full_like(x, half))
-    points, weights = (torch.from_numpy(rule) for rule in np.polynomial.legendre.leggauss(200))
+    points, weights = (torch.from_numpy(rule) for rule in np.polynomial.legendre.leggauss(100))
     z = (x.double()[:, None] + half * points - mean[:, None]) / deviation[:, None]
     log_density = -0.5 * z.square() - 0.5 * math.log(2.0 * math.pi) - deviation.log()[:, None]
     expected = torch.logsumexp(log_density + torch.log(0.5 * weights), 1)
     torch.testing.assert_close(found.detach().double(), expected, rtol=2e-5, atol=3e-4)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("half", [0.0, 0.01, 0.1, 0.12, 0.5])
-@pytest.mark.parametrize("path", [(0.3,), (3.0, 0.3)])
+@pytest.mark.parametrize(
+    ("path", "half", "dtype"),
+    [((0.3,), 0.01, torch.float64), ((3.0, 0.3), 0.01, torch.float32), ((3.0, 0.3), 0.5, torch.float64)],
+)
 @torch.no_grad()
 def test_mean_densities_beside_noise_are_right_however_far_out(
     path: tuple[float, ...], half: float, dtype: torch.dtype
@@ -132,7 +115,7 @@ def test_mean_densities_beside_noise_are_right_however_far_out(
     conditionals = Conditionals(head, projection, path, method, Accuracy(1e-4), continuous=True)
     for compiled in (None, compiled_scores(head)):
         found = replace(conditionals, compiled=compiled).log_mean_density(x, torch.full_like(x, half))
-        points, weights = (torch.from_numpy(rule) for rule in np.polynomial.legendre.leggauss(2000))
+        points, weights = (torch.from_numpy(rule) for rule in np.polynomial.legendre.leggauss(100))
         variance = 1.0 + 0.3**2
         log_density = -0.5 * (x.double()[:, None] + half * points).square() / variance
         log_density = log_density - 0.5 * math.log(2.0 * math.pi * variance)

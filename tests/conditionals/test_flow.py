@@ -1,6 +1,5 @@
 """The flow through the noise levels: it carries one density to another, in both directions, to the tolerance."""
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -12,7 +11,7 @@ from arcsm import NoiseLadder
 from arcsm.conditionals.flow import Carried, LevelScore, follow
 
 FLOAT64 = torch.float64
-GRID = torch.linspace(-4.0, 4.0, 8001, dtype=FLOAT64)
+GRID = torch.linspace(-4.0, 4.0, 401, dtype=FLOAT64)
 FAR = torch.tensor([30.0, -77.0, 1e3, -1e10, 1e30], dtype=FLOAT64)
 SIGMA_MAX, SIGMA_MIN = 1.0, 0.05
 UP, DOWN = (SIGMA_MIN, SIGMA_MAX), (SIGMA_MAX, SIGMA_MIN)
@@ -78,7 +77,7 @@ def flow_log_prob(x: Tensor, tolerance: float, path: Sequence[float] = UP) -> Te
     return log_prob(up.x, path[-1]) + up.log_slope
 
 
-@pytest.mark.parametrize("tolerance", [1e-2, 1e-3, 1e-4, 1e-5, 1e-6])
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-5])
 def test_density_has_the_error_that_was_asked_for(tolerance: float) -> None:
     truth = log_prob(GRID, SIGMA_MIN)
     error = flow_log_prob(GRID, tolerance) - truth
@@ -87,21 +86,19 @@ def test_density_has_the_error_that_was_asked_for(tolerance: float) -> None:
     assert float(error[likely].abs().max()) < 10.0 * tolerance
 
 
-@pytest.mark.parametrize("tolerance", [1e-3, 1e-5])
-def test_density_integrates_to_one(tolerance: float) -> None:
-    mass = torch.trapezoid(flow_log_prob(GRID, tolerance).exp(), GRID)
-    assert float(mass) == pytest.approx(1.0, abs=tolerance)
+def test_density_integrates_to_one() -> None:
+    mass = torch.trapezoid(flow_log_prob(GRID, 1e-4).exp(), GRID)
+    assert float(mass) == pytest.approx(1.0, abs=1e-4)
 
 
-@pytest.mark.parametrize("tolerance", [1e-2, 1e-4])
-def test_quantiles_are_carried_to_quantiles(tolerance: float) -> None:
+def test_quantiles_are_carried_to_quantiles() -> None:
     u = cdf(GRID, SIGMA_MAX)
-    error = (cdf(carry(mixture_score, GRID, DOWN, tolerance).x, SIGMA_MIN) - u).abs()
-    assert float(error.max()) < tolerance
+    error = (cdf(carry(mixture_score, GRID, DOWN, 1e-3).x, SIGMA_MIN) - u).abs()
+    assert float(error.max()) < 1e-3
 
 
 def test_down_inverts_up() -> None:
-    x = GRID[1000:-1000]
+    x = GRID[50:-50]
     up = carry(mixture_score, x, UP, 1e-7)
     down = carry(mixture_score, up.x, DOWN, 1e-7)
     likely = log_prob(x, SIGMA_MIN) > -10.0
@@ -110,7 +107,7 @@ def test_down_inverts_up() -> None:
 
 
 def test_log_slope_is_the_derivative() -> None:
-    x = GRID[::40].clone().requires_grad_()
+    x = GRID[::4].clone().requires_grad_()
     up = carry(mixture_score, x, UP, 1e-6)
     (slope,) = torch.autograd.grad(up.x.sum(), x)
     torch.testing.assert_close(up.log_slope.detach(), slope.log(), rtol=0.0, atol=2e-4)
@@ -123,22 +120,9 @@ def test_gaussians_stand_still_in_units_of_the_base() -> None:
     torch.testing.assert_close(up.log_slope, torch.full_like(GRID, math.log(factor)), rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("precision", [0.25, 4.0, 100.0])
-def test_gaussians_of_any_width_are_carried_in_closed_form(precision: float) -> None:
-    def score(x: Tensor, rows: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        p = 1.0 / (1.0 / precision + sigma**2)
-        return -x * p, torch.full_like(x, -p)
-
-    factor = math.sqrt((1.0 / precision + SIGMA_MAX**2) / (1.0 / precision + SIGMA_MIN**2))
-    x = torch.linspace(-3.0, 3.0, 31, dtype=FLOAT64) / math.sqrt(precision)
-    up = carry(score, x, UP, 1e-6)
-    torch.testing.assert_close(up.x, factor * x, rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(up.log_slope, torch.full_like(x, math.log(factor)), rtol=0.0, atol=1e-5)
-
-
 def test_the_method_is_of_fourth_order() -> None:
     """Tolerances fall with the fourth power of the step, and so must the errors of steps of one length."""
-    x = GRID[GRID.abs() < 1.5][::50]
+    x = GRID[GRID.abs() < 1.5][::3]
     truth = log_prob(x, SIGMA_MIN)
     errors = []
     for steps in (40, 80, 160):
@@ -148,54 +132,12 @@ def test_the_method_is_of_fourth_order() -> None:
     assert errors[0] > 8.0 * errors[1] > 64.0 * errors[2]
 
 
-def test_all_levels_of_a_path_are_visited() -> None:
-    visited = []
-
-    def score(x: Tensor, rows: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        visited.append(sigma)
-        return gaussian_score(x, rows, sigma)
-
-    path = (2.0, 1.9, 1.0, 0.3, 0.1)
-    carry(score, GRID[:2], path, 1e-3)
-    assert visited == sorted(visited, reverse=True)
-    assert all(min(abs(sigma - one) for one in visited) < 1e-12 for sigma in path)
-    assert max(math.log(a / b) for a, b in itertools.pairwise(visited)) < 0.3
-
-
-def test_few_points_are_followed_by_short_steps() -> None:
-    x = torch.linspace(-2.0, 2.0, 2001, dtype=FLOAT64)
-    x = x[log_prob(x, SIGMA_MIN) > -3.0]
-    counted = Counted(mixture_score)
-    assert bool(carry(counted, x, UP, 1e-3).converged.all())
-    assert counted.evaluations / len(x) < 40
-    gentle = Counted(gaussian_score)
-    carry(gentle, x, UP, 1e-3)
-    assert gentle.evaluations / len(x) <= 16
-
-
-def test_flow_preserves_the_order_of_points() -> None:
+def test_rows_are_independent() -> None:
+    x = torch.cat([GRID[::80], FAR])
     for path in (UP, DOWN):
-        assert bool((carry(mixture_score, GRID, path, 1e-6).x.diff() > 0.0).all())
-
-
-def test_samples_carried_down_have_the_mass_of_each_mode() -> None:
-    u = (torch.arange(20_000, dtype=FLOAT64) + 0.5) / 20_000
-    grid = torch.linspace(-8.0, 8.0, 40_001, dtype=FLOAT64)
-    start = grid[torch.searchsorted(cdf(grid, SIGMA_MAX), u).clamp(max=len(grid) - 1)]
-    x = carry(mixture_score, start, DOWN, 1e-3).x
-    assert float((x < 0.0).double().mean()) == pytest.approx(0.3, abs=1e-3)
-    for mean, sd, side in ((-1.0, 0.1, x < 0.0), (1.0, 0.2, x > 0.0)):
-        assert float(x[side].mean()) == pytest.approx(mean, abs=5e-3)
-        assert float(x[side].std()) == pytest.approx(math.hypot(sd, SIGMA_MIN), rel=0.02)
-
-
-@pytest.mark.parametrize("tolerance", [1e-2, 1e-5])
-def test_rows_are_independent(tolerance: float) -> None:
-    x = torch.cat([GRID[::400], FAR])
-    for path in (UP, DOWN):
-        together = carry(mixture_score, x, path, tolerance)
-        for row in range(len(x)):
-            alone = carry(mixture_score, x[row : row + 1], path, tolerance)
+        together = carry(mixture_score, x, path, 1e-3)
+        for row in (0, 2, len(x) - 1):
+            alone = carry(mixture_score, x[row : row + 1], path, 1e-3)
             for part, whole in zip(alone, together, strict=True):
                 torch.testing.assert_close(part, whole[row : row + 1], rtol=1e-12, atol=1e-12)
 
@@ -237,15 +179,7 @@ def test_scores_without_derivatives_carry_points_alone() -> None:
     assert bool(found.log_slope.isnan().all())
 
 
-def test_the_input_is_not_mutated() -> None:
-    x = GRID.clone()
-    for path in (UP, DOWN, (0.3,)):
-        carry(mixture_score, x, path)
-    assert torch.equal(x, GRID)
-
-
-@pytest.mark.parametrize("path", [UP, DOWN])
-@pytest.mark.parametrize("tolerance", [1e-3, 1e-8])
+@pytest.mark.parametrize(("path", "tolerance"), [(UP, 1e-8), (DOWN, 1e-3)])
 def test_single_precision_follows_double(path: tuple[float, float], tolerance: float) -> None:
     """A tolerance below the rounding error of single precision counts as that error."""
     x = torch.linspace(-2.0, 2.0, 101, dtype=FLOAT64)
@@ -276,22 +210,11 @@ def test_points_that_cannot_be_followed_are_flagged() -> None:
     assert counted.evaluations / 3 < 2 * 512
 
 
-def test_scores_that_are_not_numbers_are_evaluated_once() -> None:
-    broken = Counted(lambda x, rows, sigma: (x * math.nan, x * math.nan))
-    found = carry(broken, torch.zeros(1, dtype=FLOAT64), UP)
-    assert bool(found.x.isnan().all())
-    assert not bool(found.converged.any())
-    assert broken.evaluations < 60
-
-
 def test_few_evaluations_leave_points_unconverged() -> None:
     counted = Counted(mixture_score)
     found = carry(counted, GRID, UP, 1e-6, max_evaluations=80)
     assert 0.0 < float(found.converged.double().mean()) < 1.0
     assert counted.evaluations <= 2 * 80 * len(GRID)
-    least = Counted(mixture_score)
-    assert not bool(carry(least, GRID, UP, 1e-6, max_evaluations=1).converged.all())
-    assert least.evaluations < 200 * len(GRID)
 
 
 def test_tails_need_no_evaluation() -> None:
@@ -304,10 +227,3 @@ def test_tails_need_no_evaluation() -> None:
     torch.testing.assert_close(found.near, found.x)
     torch.testing.assert_close(found.score, gaussian_score(found.x, FAR, SIGMA_MAX)[0])
     torch.testing.assert_close(found.derivative, gaussian_score(found.x, FAR, SIGMA_MAX)[1])
-
-
-@pytest.mark.parametrize("score", [gaussian_score, mixture_score])
-def test_a_far_value_without_a_known_tail_takes_few_evaluations(score: RowScore) -> None:
-    counted = Counted(score)
-    assert bool(carry(counted, FAR[-2:], UP, 1e-5).x.isfinite().all())
-    assert counted.evaluations < 2 * 2 * 512

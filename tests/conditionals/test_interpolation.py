@@ -1,9 +1,7 @@
 """Log densities from scores at a few nodes, against mixtures in closed form and against quadrature."""
 
-import itertools
 import math
 import shutil
-from dataclasses import replace
 
 import pytest
 import torch
@@ -11,18 +9,17 @@ from torch import Tensor
 
 from arcsm.conditionals.conditionals import Accuracy, Conditionals
 from arcsm.conditionals.interpolation import Interpolated, interpolate, interpolation, through
-from arcsm.heads import GaussianHead, ScoreHead
-from arcsm.metrics.evaluations import count_evaluations
+from arcsm.heads import ScoreHead
 
 FLOAT64 = torch.float64
 PATH = (3.0, 0.1)
-MODES = {"broad": (2, 0.3, 0.6), "narrow": (2, 0.05, 0.2), "five": (5, 0.03, 0.3), "spikes": (8, 0.005, 0.1)}
+MODES = {"broad": (2, 0.3, 0.6), "five": (5, 0.03, 0.3), "spikes": (8, 0.005, 0.1)}
 
 
 class Mixtures:
     """Standardised mixtures of Gaussians, a row for each point."""
 
-    def __init__(self, kind: str, rows: int = 2000) -> None:
+    def __init__(self, kind: str, rows: int = 1000) -> None:
         modes, smallest, largest = MODES[kind]
         generator = torch.Generator().manual_seed(0)
         means = torch.randn(rows, modes, generator=generator, dtype=FLOAT64)
@@ -64,8 +61,7 @@ def make_head(hidden: tuple[int, ...] = (48, 48), residual: bool = False) -> Sco
     return head.eval()
 
 
-@pytest.mark.parametrize("kind", MODES)
-@pytest.mark.parametrize(("sigma", "accepted"), [(1.5, 0.8), (3.0, 0.97)])
+@pytest.mark.parametrize(("kind", "sigma", "accepted"), [("broad", 1.5, 0.8), ("spikes", 3.0, 0.97)])
 def test_densities_of_mixtures_are_as_accurate_as_estimated(kind: str, sigma: float, accepted: float) -> None:
     mixtures, tolerance = Mixtures(kind), 1e-3
     nodes = interpolation(sigma, 1.0, tolerance)
@@ -93,54 +89,17 @@ def test_more_nodes_converge() -> None:
     assert errors[0] > 10.0 * errors[1] > 10.0 * errors[2]  # constant residuals beyond the nodes limit the accuracy
 
 
-@pytest.mark.parametrize("data_std", [0.1, 1.0, 30.0])
-def test_the_base_gaussian_is_exact(data_std: float) -> None:
-    sigma = 2.0 * data_std
-    width = math.hypot(sigma, data_std)
-    x = torch.linspace(-2.7, 2.7, 9, dtype=FLOAT64) * width
-    found = interpolate(lambda x: -x / width**2, x, sigma, data_std, through(sigma, data_std, 7))
-    exact = -0.5 * (x / width).square() - math.log(width * math.sqrt(2.0 * math.pi))
-    torch.testing.assert_close(found.log_prob(), exact, rtol=0.0, atol=2e-6)  # the mass beyond 5 widths is 6e-7
-    assert float(found.error.max()) < 1e-6
-
-
-@pytest.mark.parametrize("tolerance", [1e-2, 1e-3])
-@pytest.mark.parametrize("sigma", [1.5, 2.0, 3.0])
-def test_conditionals_far_from_the_origin_have_larger_errors_as_estimated(sigma: float, tolerance: float) -> None:
-    std, noise = 0.05, torch.randn(2000, generator=torch.Generator().manual_seed(0), dtype=FLOAT64)
-    nodes, accepted = interpolation(sigma, 1.0, tolerance), []
-    assert nodes is not None
-    for mean in range(10):
-        width = math.hypot(sigma, std)
-        exact, x = torch.distributions.Normal(float(mean), width), mean + width * noise
-        found = interpolate(lambda x, mean=mean, width=width: (mean - x) / width**2, x, sigma, 1.0, nodes)
-        fits = found.error <= tolerance
-        error = (found.log_prob() - exact.log_prob(x))[fits].abs()
-        assert bool((error <= 1.05 * found.error[fits] + 1e-5).all())
-        assert bool(((found.cdf() - exact.cdf(x))[fits].abs() <= tolerance).all())
-        accepted.append(float(fits.double().mean()))
-    assert accepted[0] > 0.99
-    assert accepted[9] < 0.01
-    assert accepted == sorted(accepted, reverse=True)
-
-
 def test_the_error_is_infinite_beyond_the_nodes() -> None:
     nodes = through(2.0, 1.0, 7)
     x = torch.tensor([nodes.half_range * 1.01, -nodes.half_range * 1.01, 1e30, math.nan], dtype=FLOAT64)
     assert bool(interpolate(lambda x: -x / 5.0, x, 2.0, 1.0, nodes).error.isinf().all())
 
 
-def test_nodes_are_few_or_there_are_none() -> None:
-    cases = (3.0, 1.0, 1e-3), (3.0, 1.0, 1e-2), (1.5, 1.0, 1e-3), (15.0, 10.0, 1e-2)
-    counts = [len(nodes.nodes) for nodes in itertools.starmap(interpolation, cases) if nodes is not None]
-    assert counts == [10, 8, 10, 8]
-    for sigma, data_std, tolerance in [(3.0, 1.0, 1e-4), (1.3, 1.0, 1e-2), (3.0, 2.5, 1e-2)]:
-        assert interpolation(sigma, data_std, tolerance) is None
-
-
 @pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="needs a C compiler")
-@pytest.mark.parametrize(("hidden", "residual"), [((8,), False), ((48, 48), False), ((33, 33, 33), True)])
-@pytest.mark.parametrize(("rows", "count"), [(1, 8), (130, 7), (700, 10)])
+@pytest.mark.parametrize(
+    ("hidden", "residual", "rows", "count"),
+    [((8,), False, 1, 8), ((48, 48), False, 130, 7), ((33, 33, 33), True, 300, 10)],
+)
 @torch.no_grad()
 def test_c_returns_what_torch_does(hidden: tuple[int, ...], residual: bool, rows: int, count: int) -> None:
     head, nodes = make_head(hidden, residual), through(3.0, 1.0, count)
@@ -172,13 +131,12 @@ def test_shapes_and_sizes_that_c_cannot_use_are_rejected() -> None:
             levels.interpolate(torch.zeros(2, 48), torch.zeros(2), 3.0, wrong)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("tol", [1e-2, 1e-3])
+@pytest.mark.parametrize(("compiled", "tol"), [(False, 1e-2), (True, 1e-3)])
 @torch.no_grad()
 def test_conditionals_use_few_nodes_where_they_suffice(compiled: bool, tol: float) -> None:
     """Points beyond the nodes, too far for single precision among them, have the densities of quadrature."""
     head = make_head()
-    projection, x = head.project(torch.randn(600, 5)).detach(), torch.randn(600)
+    projection, x = head.project(torch.randn(200, 5)).detach(), torch.randn(200)
     x[:50] = torch.linspace(-40.0, 40.0, 50)
     code = head.native_levels() if compiled else None
     few = Conditionals(head, projection, PATH, "flow", Accuracy(tol), True, compiled=code)
@@ -208,34 +166,3 @@ def test_quantiles_invert_distribution_functions_from_few_nodes() -> None:
     projection, u = head.project(torch.randn(500, 5)), torch.linspace(0.001, 0.999, 500)
     few = Conditionals(head, projection, PATH, "flow", Accuracy(1e-3), True, compiled=head.native_levels())
     torch.testing.assert_close(few.cdf(few.icdf(u)), u, rtol=0.0, atol=1e-4)
-
-
-@torch.no_grad()
-def test_few_nodes_take_fewer_evaluations() -> None:
-    head = make_head()
-    projection, x = head.project(torch.randn(300, 5)), torch.randn(300)
-    counts = []
-    for tol in (1e-3, 4e-4):  # the smaller one is too small for few nodes
-        conditionals = Conditionals(head, projection, PATH, "flow", Accuracy(tol), True)
-        with count_evaluations(head) as evaluations:
-            conditionals.log_prob(x)
-        counts.append(evaluations)
-    assert 10 * 300 <= counts[0].scores < 11 * 300
-    assert counts[1].scores == 0
-    assert counts[0].with_derivative < counts[1].with_derivative - 10 * 300
-
-
-def test_other_heads_and_methods_use_quadrature() -> None:
-    projection = torch.zeros(2, 48)
-    head = make_head()
-    usual = Conditionals(head, projection, PATH, "flow", Accuracy(1e-3))
-    assert usual._nodes_of_noise() is not None
-    for changes in (
-        {"accuracy": Accuracy(1e-3, 10)},
-        {"method": "quadrature"},
-        {"looks": 0},
-        {"path": (1.2, 0.1)},
-        {"accuracy": Accuracy(1e-5)},
-    ):
-        assert replace(usual, **changes)._nodes_of_noise() is None  # type: ignore[arg-type]
-    assert replace(usual, head=GaussianHead(5))._nodes_of_noise() is None

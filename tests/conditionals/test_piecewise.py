@@ -1,13 +1,9 @@
 """Piecewise densities: CDFs, quantiles, moments and tails against closed forms."""
 
-import math
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 
-from arcsm.conditionals import piecewise
 from arcsm.conditionals.quadrature import PiecewiseDensity, from_nodes, integrate
 from mixtures import FLOAT64, Mixtures, gaussians, grid, random_mixtures, uniform
 
@@ -26,10 +22,9 @@ def test_the_density_between_nodes_matches_the_mixture() -> None:
         torch.testing.assert_close(density.cdf(x), mixtures.cdf(x), rtol=0.0, atol=1e-6)
 
 
-@pytest.mark.parametrize("logistic", [False, True])
-def test_cdf_is_monotone_from_zero_to_one(logistic: bool) -> None:
-    _, density = typical(logistic)
-    cdf = density.cdf(grid(4001, 60.0).expand(20, -1))
+def test_cdf_is_monotone_from_zero_to_one() -> None:
+    _, density = typical(logistic=True)
+    cdf = density.cdf(grid(401, 60.0).expand(20, -1))
     assert float(cdf.diff(dim=1).min()) >= -1e-14
     assert float(cdf[:, 0].max()) < 1e-12
     assert float(cdf[:, -1].min()) > 1.0 - 1e-12
@@ -43,14 +38,6 @@ def test_cdf_inverts_icdf(logistic: bool) -> None:
     torch.testing.assert_close(density.cdf(x), u, rtol=0.0, atol=1e-8)
     order = u.argsort(1)
     assert bool((x.gather(1, order).diff(dim=1) >= 0.0).all())
-
-
-def test_quantiles_of_a_gaussian() -> None:
-    mean, sd = torch.tensor([3.0, -7.0]).double(), torch.tensor([0.1, 2.0]).double()
-    density = integrate(gaussians(mean, sd).score, grid(17).expand(2, -1))
-    u = torch.tensor([1e-6, 0.01, 0.3, 0.5, 0.8, 0.999999], dtype=FLOAT64).expand(2, -1)
-    expected = mean[:, None] + sd[:, None] * torch.special.ndtri(u)
-    torch.testing.assert_close(density.icdf(u), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("logistic", [False, True])
@@ -78,27 +65,21 @@ def tails_from(s: list[float], ds: list[float]) -> PiecewiseDensity:
 
 @pytest.mark.parametrize(
     ("slope", "curvature"),
-    [
-        (2.0, 0.0),
-        (0.5, 0.0),
-        (2.0, -1.0),
-        (-0.5, -1.0),
-        (2.0, 0.1),
-    ],
+    [(2.0, 0.0), (2.0, -1.0), (-0.5, -1.0), (2.0, 0.1)],
 )
 def test_tails_agree_with_the_density_and_the_distribution_beyond_the_nodes(slope: float, curvature: float) -> None:
     density = tails_from([slope, -slope], [curvature, curvature])
-    x = torch.linspace(1.0, 61.0, 600_001, dtype=FLOAT64)[None]
+    x = torch.linspace(1.0, 31.0, 60_001, dtype=FLOAT64)[None]
     beyond = density.log_prob(x).exp()
     share = density.tails[:, 1] / density.log_mass.exp()
     torch.testing.assert_close(torch.trapezoid(beyond, x), share, rtol=1e-6, atol=0.0)
     torch.testing.assert_close(1.0 - density.cdf(x[:, :1] + 1e-12), share[:, None], rtol=1e-6, atol=0.0)
-    part = torch.trapezoid(beyond[:, 10_000:], x[:, 10_000:])[:, None]
-    torch.testing.assert_close(1.0 - density.cdf(x[:, 10_000:10_001]), part, rtol=1e-6, atol=1e-12)
+    part = torch.trapezoid(beyond[:, 2_000:], x[:, 2_000:])[:, None]
+    torch.testing.assert_close(1.0 - density.cdf(x[:, 2_000:2_001]), part, rtol=1e-6, atol=1e-12)
     torch.testing.assert_close(density.cdf(-x), 1.0 - density.cdf(x), rtol=0.0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("slope", "curvature"), [(2.0, 0.0), (2.0, -1.0), (-0.5, -1.0)])
+@pytest.mark.parametrize(("slope", "curvature"), [(2.0, 0.0), (-0.5, -1.0)])
 def test_icdf_inverts_the_cdf_in_the_tails(slope: float, curvature: float) -> None:
     density = tails_from([slope, -slope], [curvature, curvature])
     share = float(density.tails[0, 0] / density.log_mass.exp())
@@ -107,27 +88,6 @@ def test_icdf_inverts_the_cdf_in_the_tails(slope: float, curvature: float) -> No
     assert float(x.max()) < -1.0
     torch.testing.assert_close(density.cdf(x), u, rtol=1e-8, atol=0.0)
     torch.testing.assert_close(density.icdf(1.0 - u), -x, rtol=1e-6, atol=0.0)
-
-
-@pytest.mark.parametrize("logistic", [False, True])
-def test_densities_of_outliers_decrease_without_an_anchor(logistic: bool) -> None:
-    mixtures, density = typical(logistic)
-    mean, variance = mixtures.moments()
-    distance = torch.linspace(6.0, 60.0, 50, dtype=FLOAT64) * variance.sqrt()[:, None]
-    for side in (-1.0, 1.0):
-        log_prob = density.log_prob(mean[:, None] + side * distance)
-        assert bool(log_prob.isfinite().all())
-        assert bool((log_prob.diff(dim=1) < 0.0).all())
-
-
-def test_error_falls_faster_than_the_fifth_power_of_the_cells() -> None:
-    mixtures = Mixtures(*(torch.tensor([row], dtype=FLOAT64) for row in ([0.4, 0.6], [-1.0, 1.3], [0.9, 0.8])))
-    errors = []
-    for nodes in (81, 161):
-        x = torch.linspace(-9.0, 9.0, nodes, dtype=FLOAT64)[None]
-        density = from_nodes(x, *mixtures.score(x, torch.tensor([0])))
-        errors.append(float((density.log_prob(x) - mixtures.log_prob(x)).abs().max()))
-    assert errors[0] > 32.0 * errors[1] > 0.0
 
 
 def test_a_score_of_degree_five_is_integrated_exactly_on_uneven_nodes() -> None:
@@ -139,8 +99,7 @@ def test_a_score_of_degree_five_is_integrated_exactly_on_uneven_nodes() -> None:
     torch.testing.assert_close(step, torch.zeros_like(step), atol=1e-12, rtol=0.0)
 
 
-@pytest.mark.parametrize("deviation", [0.02, 0.3, 2.0])
-@pytest.mark.parametrize("tolerance", [1e-3, 1e-6])
+@pytest.mark.parametrize(("deviation", "tolerance"), [(0.02, 1e-6), (2.0, 1e-3)])
 def test_the_error_of_a_quantile_is_the_square_of_its_tolerance(deviation: float, tolerance: float) -> None:
     def score(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:  # two modes with steep cells between and outside
         far = 6.0 * deviation
@@ -155,29 +114,3 @@ def test_the_error_of_a_quantile_is_the_square_of_its_tolerance(deviation: float
     error = (density.cdf(density.icdf(u, tolerance=tolerance)) - u).abs()
     assert bool(density.converged.all())
     assert error.max().item() < 10.0 * tolerance**2 + 1e-11
-
-
-def test_exponential_icdf_inverts_the_mass() -> None:
-    u = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0], dtype=FLOAT64)
-    for rise in (-3.0, -0.2, 0.0, 1e-9, 0.7, 5.0):
-        place = piecewise.exponential_icdf(u, torch.full_like(u, rise))
-        mass = torch.expm1(rise * place) / math.expm1(rise) if rise else place
-        torch.testing.assert_close(mass, u, rtol=0.0, atol=1e-12)
-    for rise in (-1e9, -800.0, 800.0, 1e9):  # so steep that all mass is at one end
-        place = piecewise.exponential_icdf(u[1:-1], torch.full_like(u[1:-1], rise))
-        torch.testing.assert_close(place, torch.full_like(place, float(rise > 0.0)), rtol=0.0, atol=4e-3)
-
-
-def test_a_quantile_takes_few_newton_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    density = integrate(lambda x, _: (-x, torch.full_like(x, -1.0)), torch.linspace(-6.0, 6.0, 17, dtype=FLOAT64))
-    steps = 0
-
-    def counted(*arguments: Any) -> tuple[Tensor, Tensor]:
-        nonlocal steps
-        steps += 1
-        return mean_and_end(*arguments)
-
-    mean_and_end = piecewise._mean_and_end
-    monkeypatch.setattr(piecewise, "_mean_and_end", counted)
-    density.icdf(torch.linspace(0.001, 0.999, 999, dtype=FLOAT64)[None], tolerance=1e-3)
-    assert steps <= 2

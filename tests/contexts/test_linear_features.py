@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from arcsm.data import RowStream, blocks_of
 
 LEVELS = (0, 3, 4, 0)
 ORDERED = (2,)
+CONFIG = TrainConfig(objective="mle", steps=3, device="cpu")
 
 
 def table(count: int) -> torch.Tensor:
@@ -63,59 +65,6 @@ def test_features_are_those_of_ridge_regression_given_every_set() -> None:
             )
 
 
-def test_from_many_rows_they_are_those_of_least_squares() -> None:
-    x = table(20_000)
-    features = LinearFeatures(LEVELS, ORDERED)
-    features.fit(x)
-    known = torch.tensor([[True, True, False, False]]).expand(len(x), -1)
-    inputs = units(x)[:, :4]
-    weights, *_ = np.linalg.lstsq(inputs, x[:, 3].numpy(), rcond=None)
-    found = x[:, 3].mean() + x[:, 3].std() * features(x, known)[:, 5, 0]
-    np.testing.assert_allclose(found, inputs @ weights, rtol=0.0, atol=0.02)
-
-
-def test_a_level_that_no_row_has_tells_nothing() -> None:
-    x = table(400)
-    x = x[x[:, 1] < 2.0]
-    features = LinearFeatures(LEVELS, ORDERED)
-    features.fit(x)
-    row = torch.tensor([[torch.nan, 2.0, torch.nan, torch.nan]], dtype=torch.float64)
-    assert features(row, ~row.isnan()).abs().max() < 5.0
-    assert features.correlation[3].tolist() == [0.0, 0.0, 0.0, 1.0, 0.0, 0.0]
-
-
-def test_what_few_rows_of_a_level_tell_is_trusted_less() -> None:
-    x = table(2000)
-    x = torch.cat([x[x[:, 1] < 2.0][:1000], x[x[:, 1] == 2.0][:2]])
-    x[-2:, 3] = 8.0
-    features = LinearFeatures(LEVELS, ORDERED)
-    features.fit(x)
-    row = torch.tensor([[torch.nan, 2.0, torch.nan, torch.nan]], dtype=torch.float64)
-    shift = float(x[:, 3].std() * features(row, ~row.isnan())[0, 5, 0])
-    assert 0.1 * 8.0 < shift < 0.4 * 8.0  # 2 of 2 + 10 rows, and the other two levels say that it is neither
-
-
-@pytest.mark.parametrize("rows", [12, 40, 400])
-def test_complete_rows_give_correlations_however_few_they_are(rows: int) -> None:
-    """They are those of the rows, reduced by the number of units."""
-    torch.manual_seed(0)
-    x = torch.randn(rows, 8, dtype=torch.float64)
-    x[:, 1] += x[:, 0]
-    features = LinearFeatures([0] * 8)
-    features.fit(x)
-    expected = torch.corrcoef(x.T) * (rows / (rows + 8))
-    expected.fill_diagonal_(1.0)
-    torch.testing.assert_close(features.correlation, expected, rtol=0.0, atol=1e-6)
-
-
-def test_the_order_of_the_rows_does_not_matter() -> None:
-    x = table(30_000)
-    x[:, 1] = torch.arange(30_000) % 2
-    features = LinearFeatures(LEVELS, ORDERED)
-    features.fit(x)
-    assert features.deviation[1] == pytest.approx(0.5, abs=0.01)
-
-
 def test_each_dimension_can_have_its_own_set() -> None:
     x = table(50)
     features = LinearFeatures(LEVELS, ORDERED)
@@ -126,55 +75,35 @@ def test_each_dimension_can_have_its_own_set() -> None:
         torch.testing.assert_close(found[:, unit], features(x, sets[:, d])[:, unit], rtol=0.0, atol=1e-12)
 
 
-@pytest.mark.parametrize("gaps", [0.0, 0.3])
-def test_one_order_of_all_rows_gives_what_an_order_for_each_row_gives(gaps: float) -> None:
+def test_one_order_of_all_rows_gives_what_an_order_for_each_row_gives() -> None:
     x = table(300)
     features = LinearFeatures(LEVELS, ORDERED)
     features.fit(x)
-    known = (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) >= gaps).float()
+    known = (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) >= 0.3).float()
     order = torch.tensor([2, 1, 3, 0])
     each = features.in_order(x.float(), known, order.expand(len(x), -1))
     torch.testing.assert_close(features.in_order(x.float(), known, order), each, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(features.in_order(x, known.double(), order).float(), each, rtol=1e-4, atol=1e-4)
 
 
-def test_missing_values_are_filled_in_by_the_others() -> None:
-    x = table(4000)
-    complete, features = LinearFeatures(LEVELS, ORDERED), LinearFeatures(LEVELS, ORDERED)
-    complete.fit(x)
-    features.fit(x.masked_fill(torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.2, torch.nan))
-    torch.testing.assert_close(features.correlation, complete.correlation, rtol=0.0, atol=0.05)
-
-
-def model_of_table(linear: bool) -> AutoregressiveModel:
+def model_of_table() -> AutoregressiveModel:
     torch.manual_seed(0)
-    context = AnyOrder(4, 4, (16, 16), 8, levels=LEVELS, ordered=ORDERED, linear_features=linear)
+    context = AnyOrder(4, 4, (16, 16), 8, levels=LEVELS, ordered=ORDERED, linear_features=True)
     heads = [GaussianHead(4), CategoricalHead(4, 3), CategoricalHead(4, 4, True)]
     return AutoregressiveModel(context, MixedHead(heads, (0, 1, 2, 0)))
 
 
-@pytest.fixture(scope="module")
-def fitted() -> dict[bool, AutoregressiveModel]:
-    """Return models of a short training on few rows, without and with linear features."""
-    config = TrainConfig(objective="mle", steps=100, learning_rate=3e-3, ema=0.9, device="cpu")
-    models = {linear: model_of_table(linear) for linear in (False, True)}
-    for model in models.values():
-        arcsm.fit(model, table(300).float(), config=config)
-    return models
+def fitted(**changes: Any) -> AutoregressiveModel:
+    """Return a model after three steps, in which its correlations have been estimated."""
+    model = model_of_table()
+    arcsm.fit(model, table(300).float(), config=CONFIG.model_copy(update=changes))
+    return model
 
 
-def test_what_one_name_tells_of_a_number_is_learned_at_once(fitted: dict[bool, AutoregressiveModel]) -> None:
-    x = table(2300)[300:].float()
-    given_name = {
-        linear: model.log_prob(x, order=(1, 3, 0, 2), reduce=False)[:, 3].mean() for linear, model in fitted.items()
-    }
-    assert given_name[True] > given_name[False] + 0.1
-
-
-def test_steps_equal_the_parallel_pass_with_names_and_missing_values(fitted: dict[bool, AutoregressiveModel]) -> None:
-    context = fitted[True].double().context
+def test_steps_equal_the_parallel_pass_with_names_and_missing_values() -> None:
+    context = fitted().double().context
     x = table(40).masked_fill(torch.rand(40, 4) < 0.3, torch.nan)
-    for order in itertools.permutations(range(4)):
+    for order in list(itertools.permutations(range(4)))[::5]:
         expected, state, previous = context(x, order=order), context.begin((40,), order=order), None
         for d in order:
             torch.testing.assert_close(context.step(state, previous), expected[:, d], rtol=0.0, atol=1e-12)
@@ -185,9 +114,7 @@ def test_ranks_of_unordered_levels_are_part_of_the_configuration() -> None:
     context = AnyOrder(4, 4, (16, 16), 8, levels=LEVELS, ranked=(2,), linear_features=True)
     assert context.linear is not None
     assert context.linear.owners == (0, 1, 1, 1, 2, 3)
-    assert context.ordered == ()
-    assert context.config()["ranked"] == [2]
-    assert model_of_table(linear=True).context.config()["ranked"] is None  # those of the ordered columns
+    assert model_of_table().context.config()["ranked"] is None  # those of the ordered columns
     rebuilt = AnyOrder(**context.config())
     assert rebuilt.ranked == (2,)
     assert rebuilt.linear is not None
@@ -195,27 +122,22 @@ def test_ranks_of_unordered_levels_are_part_of_the_configuration() -> None:
 
 
 def test_half_precision_training_takes_them() -> None:
-    config = TrainConfig(objective="mle", steps=3, device="cpu", precision="bf16-mixed")
-    model = model_of_table(linear=True)
-    arcsm.fit(model, table(300).float(), config=config)
-    assert all(bool(weight.isfinite().all()) for weight in model.parameters())
+    assert all(bool(weight.isfinite().all()) for weight in fitted(precision="bf16-mixed").parameters())
 
 
 def test_a_model_that_keeps_its_units_keeps_its_correlations() -> None:
-    model, x = model_of_table(linear=True), table(300).float()
-    config = TrainConfig(objective="mle", steps=3, device="cpu", standardise="none")
-    arcsm.fit(model, x, config=config)
+    model, x, config = fitted(standardise="none"), table(50).float(), CONFIG.model_copy(update={"standardise": "none"})
     linear = model.context.linear
     before = linear.correlation.clone()
     assert linear.has_correlations
-    arcsm.fit(model, x[:50], config=config)
+    arcsm.fit(model, x, config=config)
     assert torch.equal(linear.correlation, before)
-    arcsm.fit(model, x[:50], config=config.model_copy(update={"standardise": "columns"}))
+    arcsm.fit(model, x, config=CONFIG)
     assert not torch.equal(linear.correlation, before)
 
 
-def test_a_model_is_saved_with_its_correlations(fitted: dict[bool, AutoregressiveModel], tmp_path: Path) -> None:
-    model, x = fitted[True].float(), table(20).float()
+def test_a_model_is_saved_with_its_correlations(tmp_path: Path) -> None:
+    model, x = fitted(), table(20).float()
     arcsm.save(model, tmp_path)
     assert torch.equal(arcsm.load(tmp_path).log_prob(x), model.log_prob(x))
 
@@ -224,4 +146,4 @@ def test_rows_of_a_stream_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", table(32).float().numpy())
     stream = RowStream(blocks_of(tmp_path / "rows.npy"))
     with pytest.raises(ValueError, match="leave out linear_features=True"):
-        arcsm.fit(model_of_table(linear=True), stream, config=TrainConfig(objective="mle", steps=2, device="cpu"))
+        arcsm.fit(model_of_table(), stream, config=CONFIG)

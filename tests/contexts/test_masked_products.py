@@ -27,10 +27,12 @@ def _numbers(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
 
-@pytest.mark.parametrize("count", [1, 3, 8, 100])
-@pytest.mark.parametrize("reach", REACHES.values(), ids=REACHES.keys())
-def test_value_and_gradients_equal_those_of_the_masked_weight(reach: list[int], count: int) -> None:
-    mask = _mask(reach)
+@pytest.mark.parametrize(
+    ("reach", "count"),
+    [("even", 1), ("even", 3), ("even", 100), ("all seen", 3), ("nothing seen", 3), ("one step", 8)],
+)
+def test_value_and_gradients_equal_those_of_the_masked_weight(reach: str, count: int) -> None:
+    mask = _mask(REACHES[reach])
     x, weight, bias = _numbers(5, 7), _numbers(11, 7), _numbers(11)
     ours = masked_linear(x, weight, mask, bias, unit_blocks(mask, count))
     plain = F.linear(x, weight * mask, bias)
@@ -42,19 +44,15 @@ def test_value_and_gradients_equal_those_of_the_masked_weight(reach: list[int], 
 
 
 def test_gradients_of_higher_order_are_correct() -> None:
-    mask = _mask(REACHES["even"])
-    blocks = unit_blocks(mask, 4)
-    arguments = (_numbers(3, 7), _numbers(11, 7), _numbers(11))
+    mask = _mask([0, 1, 1, 3], inputs=3)
+    blocks = unit_blocks(mask, 2)
+    arguments = (_numbers(2, 3), _numbers(4, 3), _numbers(4))
 
     def product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return masked_linear(x, weight, mask, bias, blocks).tanh()
 
-    def gradient(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(product(x, weight, bias).square().sum(), (x, weight, bias), create_graph=True)
-
     assert torch.autograd.gradcheck(product, arguments)
     assert torch.autograd.gradgradcheck(product, arguments)
-    assert torch.autograd.gradgradcheck(gradient, arguments)
 
 
 def test_masked_weights_are_never_read() -> None:
@@ -69,23 +67,10 @@ def test_masked_weights_are_never_read() -> None:
     assert x.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("shape", [(), (4,), (2, 3), (0,)])
-def test_a_batch_may_have_any_shape(shape: tuple[int, ...]) -> None:
-    mask = _mask(REACHES["even"])
-    x, weight, bias = _numbers(*shape, 7), _numbers(11, 7), _numbers(11)
-    ours = masked_linear(x, weight, mask, bias, unit_blocks(mask))
-    torch.testing.assert_close(ours, F.linear(x, weight * mask, bias), rtol=0, atol=1e-13)
-
-
-@pytest.mark.parametrize("reach", [[1, 0], [0, 2, 1]])
-def test_a_mask_that_is_not_block_triangular_is_rejected(reach: list[int]) -> None:
+@pytest.mark.parametrize("mask", [_mask([0, 2, 1]), torch.tensor([[True, False, True]])])
+def test_a_mask_that_is_not_block_triangular_is_rejected(mask: Tensor) -> None:
     with pytest.raises(ValueError, match="mask: expected each unit to see the first inputs"):
-        unit_blocks(_mask(reach))
-
-
-def test_a_mask_with_holes_is_rejected() -> None:
-    with pytest.raises(ValueError, match="mask: expected"):
-        unit_blocks(torch.tensor([[True, False, True]]))
+        unit_blocks(mask)
 
 
 def test_autocast_sets_the_precision_of_outputs_but_not_of_gradients() -> None:
@@ -105,8 +90,7 @@ def test_autocast_sets_the_precision_of_outputs_but_not_of_gradients() -> None:
         torch.testing.assert_close(one, other, rtol=0.05, atol=0.2)
 
 
-@pytest.mark.parametrize("features", [1, 2, 9])
-@pytest.mark.parametrize("classes", [0, 3])
+@pytest.mark.parametrize(("features", "classes"), [(1, 0), (9, 3)])
 def test_made_uses_blocks_in_training_with_equal_results(
     monkeypatch: pytest.MonkeyPatch, features: int, classes: int
 ) -> None:
@@ -132,16 +116,3 @@ def test_made_uses_blocks_in_training_with_equal_results(
     made(x, labels).square().sum().backward()
     plain = [parameter.grad for parameter in made.parameters() if parameter.grad is not None]
     torch.testing.assert_close(gradients, plain, rtol=0, atol=1e-12)
-
-
-def test_autocast_leaves_double_precision_alone() -> None:
-    mask = _mask(REACHES["even"])
-    x, weight, bias = _numbers(5, 7), _numbers(11, 7), _numbers(11)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert masked_linear(x, weight, mask, bias, unit_blocks(mask)).dtype == torch.float64
-
-
-def test_inputs_of_another_precision_are_rejected() -> None:
-    mask = _mask(REACHES["even"])
-    with pytest.raises(RuntimeError, match=r"x: expected torch.float32, as the weight is, got torch.float64"):
-        masked_linear(_numbers(5, 7), _numbers(11, 7).float(), mask, _numbers(11).float(), unit_blocks(mask))

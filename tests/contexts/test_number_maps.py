@@ -7,7 +7,7 @@ import torch
 from arcsm.contexts.number_maps import log_slope, map_values, unmap_numbers
 from arcsm.estimators.continua import Asinh, Continuous, Power
 
-KINDS = [Power(0.0, 1.0, -9.0, 9.0, p) for p in (0.0, 0.3, 1.0, 1.7, 2.0)] + [Asinh(0.0, 1.0, -9.0, 9.0)]
+KINDS = [Power(0.0, 1.0, -9.0, 9.0, p) for p in (0.0, 0.3, 2.0)] + [Asinh(0.0, 1.0, -9.0, 9.0)]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)

@@ -8,16 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
-from arcsm import AutoregressiveModel, GaussianHead, NoiseLadder, PixelCNNPP, ScoreHead, fit, load, save
+from arcsm import AutoregressiveModel, NoiseLadder, PixelCNNPP, ScoreHead, fit
 from arcsm.experiments import image_models
 from arcsm.training import density
 from arcsm.training.config import TrainConfig
 from arcsm.training.run_config import ModelConfig, load_config
-from incremental_passes import condition_for, incremental_contexts
+from incremental_passes import incremental_contexts
 
 
 def network(shape: tuple[int, int, int], seed: int = 0, **options: Any) -> PixelCNNPP:
@@ -30,26 +28,16 @@ def network(shape: tuple[int, int, int], seed: int = 0, **options: Any) -> Pixel
     return made
 
 
-@settings(max_examples=25, deadline=None)
-@given(
-    shape=st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
-    resnets=st.integers(1, 2),
-    condition=st.sampled_from(({}, {"classes": 3}, {"condition_features": 2}, {"classes": 3, "condition_features": 2})),
-    seed=st.integers(0, 1000),
-)
-def test_incremental_equals_parallel(
-    shape: tuple[int, int, int], resnets: int, condition: dict[str, int], seed: int
-) -> None:
-    made = network(shape, seed, nr_resnet=resnets, **condition)
-    x = torch.randn(2, made.features, dtype=torch.float64)
-    labels = condition_for(made, (2,))
-    with torch.no_grad():
-        torch.testing.assert_close(incremental_contexts(made, x, labels), made(x, labels), rtol=0.0, atol=1e-12)
-
-
-@pytest.mark.parametrize("shape", [(1, 5, 7), (3, 8, 8), (2, 9, 6)])
-def test_a_context_depends_on_all_values_before_it_and_no_other(shape: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 1, 5), (1, 6, 1), (2, 5, 3)])
+def test_incremental_equals_parallel_for_odd_sizes_and_deep_networks(shape: tuple[int, int, int]) -> None:
     made = network(shape, nr_resnet=2)
+    x = torch.randn(2, made.features, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(incremental_contexts(made, x), made(x), rtol=0.0, atol=1e-12)
+
+
+def test_a_context_depends_on_all_values_before_it_and_no_other() -> None:
+    made = network((2, 5, 4), nr_resnet=2)
     x = torch.randn(made.features, dtype=torch.float64)
     weights = torch.randn(made.context_features, dtype=torch.float64)  # no context feature cancels another
     jacobian = torch.autograd.functional.jacobian(lambda v: made(v) @ weights, x).abs()  # (D, D)
@@ -67,31 +55,6 @@ def test_the_order_is_by_rows_pixels_and_channels() -> None:
     assert list(made.order) == expected
 
 
-def test_single_precision_agrees_up_to_rounding_on_a_colour_image() -> None:
-    torch.manual_seed(0)
-    made = PixelCNNPP((3, 16, 16), context_features=8, nr_filters=16, nr_resnet=2).eval()
-    x = torch.randn(3, made.features)
-    with torch.no_grad():
-        torch.testing.assert_close(incremental_contexts(made, x), made(x), rtol=0.0, atol=1e-5)
-
-
-def test_gradients_reach_every_weight() -> None:
-    made = network((2, 8, 8), nr_resnet=2, classes=2)
-    made(torch.randn(4, made.features, dtype=torch.float64), torch.tensor([0, 1, 0, 1])).square().sum().backward()
-    without_gradient = [
-        name for name, p in made.named_parameters() if p.grad is None or not bool((p.grad != 0.0).any())
-    ]
-    assert without_gradient == []
-
-
-def test_a_class_shifts_every_context() -> None:
-    made = network((1, 4, 4), classes=2)
-    x = torch.randn(1, 16, dtype=torch.float64).expand(2, 16)
-    with torch.no_grad():
-        first, second = made(x, torch.tensor([0, 1]))
-    assert bool(((first - second).abs().amax(-1) > 0.0).all())
-
-
 def test_dropout_is_active_in_training_only() -> None:
     made = network((1, 6, 6), dropout=0.5)
     x = torch.randn(1, 36, dtype=torch.float64)
@@ -105,8 +68,6 @@ def test_dropout_is_active_in_training_only() -> None:
     ("arguments", "message"),
     [
         ({"image_shape": (8, 8)}, "image_shape"),
-        ({"image_shape": (0, 8, 8)}, "image_shape"),
-        ({"image_shape": (1, 8, 1 << 20)}, "image_shape"),
         ({"image_shape": (1, 1 << 13, 1 << 13)}, "image_shape"),
         ({"image_shape": (1, 8, 8), "nr_filters": 0}, "nr_filters=0"),
         ({"image_shape": (1, 8, 8), "dropout": 1.0}, "dropout"),
@@ -117,34 +78,13 @@ def test_impossible_arguments_are_rejected_by_name(arguments: dict[str, Any], me
         PixelCNNPP(**arguments)
 
 
-def test_training_lowers_the_negative_log_likelihood() -> None:
-    torch.manual_seed(0)
-    model = AutoregressiveModel(PixelCNNPP((1, 4, 4), 4, nr_filters=4, nr_resnet=1), GaussianHead(4))
-    x, test = (torch.randn(rows, 1) + 0.3 * torch.randn(rows, 16) for rows in (256, 64))  # pixels are alike
-    before = model.log_prob(test).mean().item()
-    config = TrainConfig(objective="mle", steps=30, batch_size=16, learning_rate=1e-2, warmup_steps=0, device="cpu")
-    fit(model, x, config=config)
-    assert model.log_prob(test).mean().item() > before + 1.0
-
-
-def test_densities_and_samples_survive_a_round_trip(tmp_path: Path) -> None:
-    context = PixelCNNPP((1, 4, 4), 4, nr_filters=8, nr_resnet=1)
-    model = AutoregressiveModel(context, ScoreHead(4, (16,)), NoiseLadder(1.0, 0.1, 5)).eval()
-    save(model, tmp_path / "model.safetensors")
-    loaded = load(tmp_path / "model.safetensors")
-    x = torch.randn(2, 16)
-    torch.testing.assert_close(loaded.log_prob(x), model.log_prob(x), rtol=0.0, atol=1e-5)
-    samples = [m.sample(3, generator=torch.Generator().manual_seed(1)) for m in (model, loaded)]
-    torch.testing.assert_close(*samples, rtol=0.0, atol=1e-5)
-
-
 def test_a_resumed_run_with_dropout_reaches_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
 
     def train(folder: str, outside: int, stop: int | None = None) -> Tensor:
         torch.manual_seed(0)
-        context = PixelCNNPP((1, 4, 4), 4, nr_filters=8, nr_resnet=1, dropout=0.5)
-        model = AutoregressiveModel(context, ScoreHead(4, (16,)), NoiseLadder(1.0, 0.1, 5))
+        context = PixelCNNPP((1, 2, 2), 4, nr_filters=4, nr_resnet=1, dropout=0.5)
+        model = AutoregressiveModel(context, ScoreHead(4, (8,)), NoiseLadder(1.0, 0.1, 5))
         torch.manual_seed(outside)  # another state of the global generator each time
         config = TrainConfig(steps=4, batch_size=8, checkpoint_seconds=0.0, device="cpu")
         advance = density.DensityTask.advance
@@ -169,20 +109,6 @@ def test_a_resumed_run_with_dropout_reaches_the_same_weights(tmp_path: Path, mon
     assert torch.equal(train("killed", 3), whole)
 
 
-def test_dropout_differs_from_step_to_step() -> None:
-    model = AutoregressiveModel(
-        PixelCNNPP((1, 4, 4), 4, nr_filters=8, nr_resnet=1, dropout=0.5), ScoreHead(4, (16,)), NoiseLadder(1.0, 0.1, 5)
-    )
-    x = torch.randn(8, 16)
-    trainer = density.DensityTask(model, x, None, TrainConfig(steps=4, batch_size=8, device="cpu"))
-    found = []
-    for trainer.step in (0, 0, 1):
-        with trainer.seeded_dropout(0):
-            found.append(model.context(x).detach())
-    assert torch.equal(found[0], found[1])
-    assert not torch.equal(found[0], found[2])
-
-
 def test_a_configuration_takes_the_image_shape_from_the_data() -> None:
     config = ModelConfig(
         context={"kind": "PixelCNNPP", "nr_filters": 4, "nr_resnet": 1, "context_features": 3},
@@ -198,7 +124,7 @@ def test_a_configuration_takes_the_image_shape_from_the_data() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mnist-pixelcnn", "cifar-pixelcnn", "faces-pixelcnn"])
+@pytest.mark.parametrize("name", ["mnist-pixelcnn", "cifar-pixelcnn"])
 def test_the_network_of_the_paper_builds_steps_and_samples(name: str) -> None:
     shape = (1, 28, 28) if name.startswith("mnist") else (3, 32, 32)
     config = load_config(name, image_models.LIKE_PAPER_PIXELCNN)

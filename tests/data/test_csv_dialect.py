@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from arcsm.data import ReadOptions, frame_writer, read_frame, read_table
@@ -18,25 +17,13 @@ from arcsm.data.table import TableFile
     [
         ("a,b\n1,2.5\n", ",", ".", None),
         ("a;b\n1,5;2,25\n3;4\n", ";", ",", "guessed ';' between cells (--sep) and ',' before decimals (--decimal)"),
-        ("a;b\n1.5;2\n", ";", ".", "guessed ';' between cells (--sep)"),
-        ("a;b\n1.234;2,5\n", ";", ",", "guessed ';' between cells (--sep) and ',' before decimals (--decimal)"),
-        ("1,5;2,5\n3,5;4,5\n", ";", ",", "guessed ';' between cells (--sep) and ',' before decimals (--decimal)"),
-        *[
-            (text, ";", ",", "guessed ';' between cells (--sep) and ',' before decimals (--decimal)")
-            for text in ("a;b\n1.637.000 €;2\n887 €;4\n", "a;b\n12,50 €;1.637\n", "a;b\n1.234,50;1.637\n")
-        ],
+        ("a;b\n12,50 €;1.637\n", ";", ",", "guessed ';' between cells (--sep) and ',' before decimals (--decimal)"),
         ("a;b\n1.637 €;2\n887 €;4\n", ";", ".", "guessed ';' between cells (--sep)"),  # the column decides by itself
-        ("p\tn\n$1,100\t1\n", "\t", ".", "guessed a tab between cells (--sep)"),
         ("p;n\n1,100;12,345 %\n", ";", ",", "guessed ';' between cells (--sep) and ',' before decimals (--decimal)"),
         ('a,b\n"1,5",2\nNA,1.637\n', ",", ",", "guessed ',' before decimals (--decimal)"),
         ('a,b\n"1,3",2\n"1,2,4",1.637\n', ",", ".", None),  # lists
-        ("a;b\n1.637 €;2.5\n887 €;4\n", ";", ".", "guessed ';' between cells (--sep)"),
-        ("a;b\n1,234.50;1,637\n", ";", ".", "guessed ';' between cells (--sep)"),
-        ("a\tb\n1\t2\n", "\t", ".", "guessed a tab between cells (--sep)"),
-        ("a|b\n1|2\n", "|", ".", "guessed '|' between cells (--sep)"),
         ("a b\n1 2\n3 4\n", " ", ".", "guessed a space between cells (--sep)"),
         ("name\nAda Lovelace\nAlan Turing\n", ",", ".", None),
-        ('a,b\n"x; y",1\n"z; w",2\n', ",", ".", None),
         ("a,b\n1,2\n3,4,5\n", ",", ".", None),  # ragged: rejected later
     ],
 )
@@ -50,31 +37,6 @@ def test_dialects_are_guessed(tmp_path: Path, text: str, separator: str, decimal
     assert [str(warning.message) for warning in caught] == ([] if message is None else [f"t.csv: {message}"])
 
 
-def test_a_file_in_which_nothing_tells_what_points_separate_names_the_option(tmp_path: Path) -> None:
-    path = tmp_path / "t.csv"
-    for text, column, number in (
-        ("a;b\n1.637;x\n887;y\n", "a", 1637.0),
-        ("a;b\n1.637 kg;x\n2.887 kg;y\n", "a", 1637.0),
-        ("a\tb\n1.637 €\tx\n887 €\ty\n", "a", 1637.0),
-    ):
-        path.write_text(text)
-        with pytest.warns(
-            UserWarning, match=r"1\.637\b.* is (read as )?1\.637.*if points separate thousands: --decimal ,"
-        ):
-            assert read_frame(path)[column][0] == 1.637
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", "if points separate")
-            assert read_frame(path, options=ReadOptions(decimal=","))[column][0] == number
-            assert read_frame(path, options=ReadOptions(decimal="."))[column][0] == 1.637
-
-
-def test_amounts_have_points_between_thousands_beside_columns_with_decimal_points(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("price;stars\n1.637 €;4.5\n887 €;3.5\n")
-    table = read_frame(tmp_path / "t.csv")
-    assert table["price"].tolist() == [1637, 887]
-    assert table["stars"].tolist() == [4.5, 3.5]
-
-
 def test_given_dialects_are_not_guessed(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes("Größe;n\n1,5;2\n2,5;3\n".encode("cp1252"))
@@ -85,15 +47,14 @@ def test_given_dialects_are_not_guessed(tmp_path: Path) -> None:
         assert table.values.tolist() == [[1.5, 2], [2.5, 3]]
         (tmp_path / "t.tsv").write_text("a\tb\n1\t2,5\n".replace(",", "."))
         assert read_table(tmp_path / "t.tsv").values.tolist() == [[1, 2.5]]
-        (tmp_path / "u.csv").write_text("a,b\n1,2\n", encoding="utf-16")
-        assert read_table(tmp_path / "u.csv").values.tolist() == [[1, 2]]
     with pytest.raises(ValueError, match=r"is not in UTF-8; give its encoding, such as --encoding cp1252"):
         read_frame(path)
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
-@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
-@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    ("encoding", "suffix", "line_end"),
+    [("utf-8-sig", ".csv", "\n"), ("utf-16", ".tsv", "\r\n"), ("cp1252", ".csv", "\r\n")],
+)
 def test_written_files_keep_the_encoding_its_mark_and_line_ends(
     encoding: str, suffix: str, line_end: str, tmp_path: Path
 ) -> None:
@@ -117,18 +78,10 @@ def test_the_line_with_which_excel_names_the_separator_is_understood(tmp_path: P
         warnings.simplefilter("error")
         file = TableFile(path)
         assert next(file.parts())["name"].tolist() == ["x, y", "z"]
-        assert pd.concat(file.raw_parts(1))["b"].tolist() == ["1", "oops"]
     assert file.locate(1) == "row 2 (line 4)"
     path.write_text("sep=;\na;b\n1;2\n3;4;5\n")
     with pytest.raises(ValueError, match="line 4: expected 2 cells like the first row, got 3"):
         read_table(path)
-
-
-@pytest.mark.parametrize("text", ["# from the lab\na,b\n1,2\n", "a,b\n# from the lab\n1,2\n"])
-def test_comments_are_named_as_the_cause(text: str, tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text(text)
-    with pytest.raises(ValueError, match=r"line 2: expected . cells? like .*; a line that begins with # is read like"):
-        read_table(tmp_path / "t.csv")
 
 
 def test_an_unclosed_quotation_mark_is_located(tmp_path: Path) -> None:
@@ -142,7 +95,6 @@ def test_an_unclosed_quotation_mark_is_located(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"separator": "::"}, r"^separator \(--sep\): expected one character"),
-        ({"decimal": ";"}, r"^decimal \(--decimal\): expected '.' or ','"),
         (
             {"separator": ",", "decimal": ","},
             r"^decimal \(--decimal\): expected another mark than the separator \(--sep\)",
@@ -154,10 +106,3 @@ def test_an_unclosed_quotation_mark_is_located(tmp_path: Path) -> None:
 def test_mistaken_options_are_rejected(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ReadOptions(**options)  # type: ignore[arg-type]
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_ambiguous_points_beyond_the_header_are_a_one_line_error(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("a;b\n1;2\n3;4;1.637\n")
-    with pytest.raises(ValueError, match="line 3"):
-        read_table(tmp_path / "t.csv", options=ReadOptions(separator=";"))

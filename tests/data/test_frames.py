@@ -85,11 +85,8 @@ def test_another_file_is_read_with_the_same_types(tmp_path: Path) -> None:
         found = next(FrameFile(tmp_path / "u.csv", like=types.types).parts())
     assert found["price"].tolist()[:2] == [1.0, 2.0]
     assert found["day"].tolist()[::2] == [pd.Timestamp("2024-02-01"), pd.Timestamp("2023-11-12")]
-    other["day"] = "yesterday"
-    other.to_csv(tmp_path / "u.csv", index=False)
-    with pytest.raises(
-        ValueError, match=r"row 1 \(line 2\), column 'day': expected a date such as \d+\.\d+\.2024, got"
-    ):
+    other.assign(day="yesterday").to_csv(tmp_path / "u.csv", index=False)
+    with pytest.raises(ValueError, match=r"row 1 \(line 2\), column 'day': expected a date such as \d+\.\d+\.2024"):
         next(FrameFile(tmp_path / "u.csv", like=types.types).parts())
 
 
@@ -104,13 +101,3 @@ def test_all_columns_with_mistakes_are_named_at_once(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match=message):
         FrameFile(tmp_path / "t.csv").read()
-
-
-def test_dots_between_thousands_need_no_mistakes_in_a_file_of_decimal_commas(tmp_path: Path) -> None:
-    cells = [f"{1000 + 7 * place:,}".replace(",", ".") for place in range(20)]
-    pd.DataFrame({"n": [*cells, None], "x": "1,5"}).to_csv(tmp_path / "t.csv", index=False, sep=";")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found = FrameFile(tmp_path / "t.csv").read()
-    assert found["n"].tolist()[:20] == [1000 + 7 * place for place in range(20)]
-    assert (found["x"] == 1.5).all()

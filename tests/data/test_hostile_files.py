@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
 import re
 import struct
-import subprocess
-import sys
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -23,7 +20,6 @@ from pyarrow import parquet
 from arcsm.data import read_array, read_frame, read_idx, read_images, read_table
 from arcsm.data.streams import blocks_of
 from arcsm.data.table import TableFile
-from small_runs import environment
 
 
 def zip_bomb(path: Path) -> Path:
@@ -42,26 +38,17 @@ def zip_bomb(path: Path) -> Path:
 
 
 def member_beyond_its_size(path: Path) -> Path:
-    """Write an archive whose member unpacks to 700 MB, although its directory claims 928 bytes."""
+    """Write an archive whose member unpacks to 200 MB, although its directory claims 928 bytes."""
     content = io.BytesIO()
     np.save(content, np.zeros((10, 10)))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive, archive.open("x.npy", "w") as f:
         f.write(content.getvalue())
-        for _ in range(700):
+        for _ in range(200):
             f.write(bytes(10**6))
     raw, size = bytearray(path.read_bytes()), len(content.getvalue())
     place = raw.rfind(b"PK\x01\x02") + 24
     raw[place : place + 4] = struct.pack("<I", size)
     path.write_bytes(bytes(raw))
-    return path
-
-
-def long_header(path: Path) -> Path:
-    """Write an archive of 700 kB whose member has a header of 700 MB."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive, archive.open("x.npy", "w") as f:
-        f.write(b"\x93NUMPY\x02\0" + struct.pack("<I", 700 * 10**6))
-        for _ in range(700):
-            f.write(b" " * 10**6)
     return path
 
 
@@ -90,15 +77,8 @@ def long_text(path: Path) -> Path:
     return path
 
 
-def huge_header(path: Path) -> Path:
-    content = io.BytesIO()
-    np.lib.format.write_array_header_1_0(content, {"descr": "<f8", "fortran_order": False, "shape": (10**12, 10)})
-    path.write_bytes(content.getvalue() + bytes(100))
-    return path
-
-
 def wide_csv(path: Path) -> Path:
-    path.write_text("\n".join([",".join(f"c{i}" for i in range(10**6)), ",".join(["1"] * 10**6)]) + "\n")
+    path.write_text("\n".join([",".join(f"c{i}" for i in range(200_000)), ",".join(["1"] * 200_000)]) + "\n")
     return path
 
 
@@ -116,11 +96,6 @@ def huge_image(folder: Path, side: int = 30_000) -> Path:
 
 CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     "zip bomb": (lambda p: read_array(zip_bomb(p / "a.npz"), "x"), r"a\.npz\[x\]: takes 8\.0 GiB to unpack, but"),
-    "header of 73 TiB": (lambda p: read_array(huge_header(p / "a.npy")), r"a\.npy: cannot be read"),
-    "header of 700 MB": (
-        lambda p: read_array(long_header(p / "a.npz")),
-        "ValueError: a header of 700,000,000 bytes",
-    ),
     "header of 4 GiB": (
         lambda p: read_array(truncated_header(p / "a.npy")),
         r"a\.npy: cannot be read, .* \(ValueError: a header of 4,294,967,295 bytes\)",
@@ -128,10 +103,6 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     "gzipped images": (
         lambda p: read_idx(gzipped(p / "a", b"\0\0\x08\x02" + struct.pack(">2I", 1200, 10**6), bytes(10**6), 1200)),
         "a: unpacks to 2.2 GiB, more than 1,000 times its size; it is too repetitive to be data; if you trust it, save",
-    ),
-    "gzipped images of another size": (
-        lambda p: read_idx(gzipped(p / "a", b"\0\0\x08\x01" + struct.pack(">I", 10), bytes(10**6), 1200)),
-        r"a: expected 18 bytes for shape \(10,\), got 19",
     ),
     "a gzipped line": (
         lambda p: read_table(gzipped(p / "a.csv.gz", b"a\n", b"0" * 10**6, 700)),
@@ -145,17 +116,12 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda p: read_array(empty_header(p / "a.npy")),
         r"got an empty array of shape \(0, 1",
     ),
-    "a billion streamed columns": (lambda p: blocks_of(empty_header(p / "a.npy")), "got an empty array of shape"),
     "a text in a million cells": (
         lambda p: read_frame(long_text(p / "a.parquet")),
         r"a\.parquet: unpacks to 1\.\d GiB, more than 1,000 times its size",
     ),
     "a streamed text": (lambda p: blocks_of(long_text(p / "a.parquet")).read(0), "a.parquet: takes 6.0 GiB to unpack"),
-    "a million columns": (
-        lambda p: read_table(wide_csv(p / "a.csv")),
-        "expected at most 100,000 columns, got 1,000,000",
-    ),
-    "the same with names": (lambda p: read_frame(wide_csv(p / "a.csv")), "expected at most 100,000 columns"),
+    "many columns": (lambda p: read_frame(wide_csv(p / "a.csv")), "expected at most 100,000 columns"),
     "900 megapixels": (lambda p: read_images(huge_image(p / "a")), r"huge\.png: cannot be read"),
 }
 
@@ -179,39 +145,23 @@ def test_enormous_files_are_rejected_before_they_fill_the_memory(
     read, complaint = CASES[name]
     with pytest.raises(ValueError, match=complaint):
         read(tmp_path)
-    assert peak_kib() - before < 600_000
+    assert peak_kib() - before < 150_000
 
 
 def test_repetitive_gzipped_tables_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = gzipped(tmp_path / "a.csv.gz", b"a\n", b"0\n" * 10**6, 3)
-    assert sum(len(part) for part in TableFile(path).parts(10**6)) == 3 * 10**6
-    monkeypatch.setattr("arcsm._runtime.memory.free_memory", lambda: 20 << 20)
+    path = gzipped(tmp_path / "a.csv.gz", b"a\n", b"0.00000000\n" * 20_000, 3)
+    assert sum(len(part) for part in TableFile(path).parts(20_000)) == 60_000
+    monkeypatch.setattr("arcsm._runtime.memory.free_memory", lambda: 1 << 20)
     with pytest.raises(
-        ValueError, match=r"a\.csv\.gz: takes 0\.1 GiB to unpack, .* make the file smaller, or free memory"
+        ValueError, match=r"a\.csv\.gz: takes 0\.0 GiB to unpack, .* make the file smaller, or free memory"
     ):
         next(TableFile(path).parts())
     assert len(next(TableFile(path).parts(1000))) == 1000
-    monkeypatch.setattr("arcsm._runtime.memory._ALWAYS_UNPACKED", 1 << 20)
-    monkeypatch.setattr("arcsm._runtime.memory._MAX_EXPANSION", 500)
+    monkeypatch.setattr("arcsm._runtime.memory._ALWAYS_UNPACKED", 1 << 16)
+    monkeypatch.setattr("arcsm._runtime.memory._MAX_EXPANSION", 100)
     for rows in (None, 1000):
-        with pytest.raises(ValueError, match=r"a\.csv\.gz: unpacks to .* more than 500 times its size"):
+        with pytest.raises(ValueError, match=r"a\.csv\.gz: unpacks to .* more than 100 times its size"):
             next(TableFile(path).parts(rows))
-
-
-def test_images_that_exceed_the_free_memory_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("arcsm._runtime.memory.free_memory", lambda: 1 << 30)
-    with pytest.raises(ValueError, match=r"huge\.png: takes 1\.2 GiB to unpack, but 1\.0 GiB of memory are free"):
-        read_images(huge_image(tmp_path / "a", 9_000))
-
-
-def test_a_lack_of_memory_is_not_taken_for_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise MemoryError
-
-    np.save(tmp_path / "a.npy", np.zeros(3))
-    monkeypatch.setattr("numpy.lib.format.read_array", fail)
-    with pytest.raises(ValueError, match=r"a\.npy: takes more memory to read than is free; make the file smaller"):
-        read_array(tmp_path / "a.npy")
 
 
 def test_repetitive_parquet_files_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +169,6 @@ def test_repetitive_parquet_files_are_rejected(tmp_path: Path, monkeypatch: pyte
     path, rows = tmp_path / "a.parquet", 300_000
     columns = {
         "numbers": pa.array(np.zeros(rows)),
-        "text": pa.array(["x" * 20] * rows),
         "lists": pa.array([["x" * 10, "y" * 10]] * rows),
         "front coded": pa.array(["x" * 20] * rows),
     }
@@ -231,10 +180,6 @@ def test_repetitive_parquet_files_are_rejected(tmp_path: Path, monkeypatch: pyte
         with pytest.raises(ValueError, match=r"a\.parquet: unpacks to .* more than 1,000 times its size"):
             next(TableFile(path).parts())
         assert len(next(TableFile(path).parts(1000))) == 1000  # in parts, they take little memory
-    words = pa.array([f"word {i % 997}" for i in range(rows)])
-    parquet.write_table(pa.table({"a": words, "b": words.dictionary_encode()}), path)
-    assert sum(len(part) for part in TableFile(path).parts(7_000)) == rows
-    assert next(TableFile(path).parts())["a"].tolist() == words.to_pylist()
 
 
 def with_lower_counts(path: Path, column: pa.Array, counts: dict[int, int]) -> Path:
@@ -256,39 +201,16 @@ def varint(number: int) -> bytes:
     return bytes([*(group | 0x80 for group in groups[:-1]), groups[-1]])
 
 
-@pytest.mark.parametrize("rows", [None, 10])
-@pytest.mark.parametrize("kind", ["lists of numbers", "lists of texts", "rows", "a page"])
+@pytest.mark.parametrize("kind", ["lists", "rows"])
 def test_parquet_files_that_claim_less_than_they_hold_are_rejected(
-    kind: str, rows: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("arcsm._runtime.memory._ALWAYS_UNPACKED", 1 << 20)
-    many = 400_003
-    if kind == "rows":
-        path = with_lower_counts(tmp_path / "a.parquet", pa.array(np.zeros(many)), {many: 2})
-        assert parquet.read_metadata(path).num_rows == 2  # the second count, of the row group, is true
-    elif kind == "a page":
-        path = tmp_path / "a.parquet"
-        options = {"use_dictionary": False, "compression": "zstd", "data_page_size": 1 << 30}
-        parquet.write_table(pa.table({"a": [b"\0" * (1 << 22)]}), path, **options)
-    else:
-        values = pa.array(np.zeros(many, np.int64)) if kind == "lists of numbers" else pa.array(["x"] * many)
-        column = pa.ListArray.from_arrays(pa.array([0, many - 1, many], pa.int32()), values)
-        path = with_lower_counts(tmp_path / "a.parquet", column, {many: 2})
-        assert parquet.read_metadata(path).row_group(0).column(0).num_values == 2
-    if kind == "rows" and rows is not None:
-        return  # few at a time fit
+    many, column = 400_003, pa.array(np.zeros(400_003))
+    if kind == "lists":
+        column = pa.ListArray.from_arrays(pa.array([0, many - 1, many], pa.int32()), column)
+    path = with_lower_counts(tmp_path / "a.parquet", column, {many: 2})
+    metadata = parquet.read_metadata(path)
+    assert metadata.num_rows == 2  # of rows, the second count, of the row group, is true
     with pytest.raises(ValueError, match=r"a\.parquet: unpacks to .* more than 1,000 times its size"):
-        next(TableFile(path).parts(rows))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("target", ["config", "csv", "npy", "npz", "parquet", "image", "idx", "model", "fitted"])
-def test_a_minute_of_fuzzing_finds_nothing(target: str, tmp_path: Path) -> None:
-    pytest.importorskip("atheris", reason="needs the extra fuzz")
-    root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-m", "fuzz", target, "--minutes", "1", "--out", str(tmp_path)]
-    more = {**environment(), "PYTHONPATH": os.pathsep.join([str(root), str(root / "src")])}
-    done = subprocess.run(command, env=more, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
-    found = "\n".join(path.read_text()[-3000:] for path in (tmp_path / target).glob("*.txt"))
-    assert done.returncode == 0, done.stderr[-3000:] + found
-    assert "executions, 0 findings" in done.stdout
+        next(TableFile(path).parts(10 if kind == "lists" else None))

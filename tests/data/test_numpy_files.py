@@ -10,26 +10,6 @@ from arcsm.data import read_array, read_table
 from rejections import Hostile, read_error
 
 
-@pytest.mark.parametrize(
-    ("array", "dtype"),
-    [
-        (np.ones((3, 2), np.float16), np.float32),
-        (np.ones((3, 2), ">f4"), np.float32),
-        (np.ones((3, 2), np.float64), np.float64),
-        (np.ones((3, 2), np.int8), np.float64),
-        (np.ones((3, 2), bool), np.float64),
-        (np.asfortranarray(np.ones((3, 2))), np.float64),
-    ],
-)
-def test_npy_files_are_read_as_floats(tmp_path: Path, array: np.ndarray, dtype: type) -> None:
-    np.save(tmp_path / "table.npy", array)
-    table = read_table(tmp_path / "table.npy")
-    assert table.values.dtype == dtype
-    assert table.values.dtype.isnative
-    assert table.columns == ("x0", "x1")
-    assert np.array_equal(table.values, array)
-
-
 def test_npy_files_need_two_dimensions(tmp_path: Path) -> None:
     path = tmp_path / "table.npy"
     np.save(path, np.arange(24.0).reshape(2, 3, 4))
@@ -39,15 +19,10 @@ def test_npy_files_need_two_dimensions(tmp_path: Path) -> None:
     assert read_table(path).values.tolist() == [[0], [1], [2]]
     np.save(path, np.float64(3))
     assert "got a single number" in read_error(path)
-    np.save(path, np.zeros((0, 3)))
-    assert "expected at least one row" in read_error(path)
-    np.save(path, np.zeros((3, 0)))
-    assert "expected at least one column" in read_error(path)
 
 
-@pytest.mark.parametrize("array", [np.array(["a"]), np.zeros(2, complex), np.zeros(2, "M8[s]"), np.zeros(2, "f4,f4")])
-def test_npy_files_without_numbers_are_rejected(tmp_path: Path, array: np.ndarray) -> None:
-    np.save(tmp_path / "table.npy", array)
+def test_npy_files_without_numbers_are_rejected(tmp_path: Path) -> None:
+    np.save(tmp_path / "table.npy", np.zeros(2, "f4,f4"))
     assert "expected real numbers, got dtype" in read_error(tmp_path / "table.npy")
 
 
@@ -81,25 +56,9 @@ def test_the_array_of_an_npz_file_is_chosen_by_key(tmp_path: Path) -> None:
     assert read_table(path).values.shape == (3, 1)
     assert read_table(path, key="x_train").values.shape == (4, 1)
     assert "key: expected one of y, X, x_train, got 'z'" in read_error(path, key="z")
-    np.savez(path, a=np.ones((2, 2)), x_train=np.ones((5, 2)))
-    assert len(read_table(path)) == 5
     np.savez(path, a=np.ones((2, 2)), b=np.ones((5, 2)))
     assert f"expected one array or one named X or x_train, got a, b; name one as in {path}:a" in read_error(path)
     assert len(read_table(f"{path}:b")) == len(read_table(path, "b")) == 5
-    with pytest.raises(ValueError, match="key: expected one of a, b, got 'c'"):
-        read_table(f"{path}:c")
-    assert "names an array already, got 'a'" in read_error(f"{path}:b", key="a")
-    np.savez(path)
-    assert "expected an archive of arrays, got one without any" in read_error(path)
-
-
-def test_damaged_npz_files_are_rejected(tmp_path: Path) -> None:
-    path = tmp_path / "table.npz"
-    np.savez_compressed(path, X=np.random.default_rng(0).normal(size=1000))
-    whole = path.read_bytes()
-    for content in (whole[:500], b"hello", whole[:500] + b"\0" * 500 + whole[1000:]):
-        path.write_bytes(content)
-        assert "cannot be read" in read_error(path)
 
 
 def test_read_array_keeps_shape_and_dtype(tmp_path: Path) -> None:

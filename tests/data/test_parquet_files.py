@@ -1,6 +1,5 @@
 """Parquet files: numbers come back, and damaged files and other columns are rejected in one line."""
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -9,36 +8,19 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from arcsm.data import frame_writer, read_table
+from arcsm.data import frame_writer
 from arcsm.data.parquet_files import fill_categories, parquet_parts, read_index
 from arcsm.data.table import TableFile
 from arcsm.errors import SkippedWarning
 from rejections import read_error
 
 
-def test_parquet_files_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "table.parquet"
-    frame = pd.DataFrame({"a": [1, 2], "b": [0.5, 1.5], "c": [True, False]}, index=[7, 9])
-    frame.to_parquet(path)
-    table = read_table(path)
-    assert table.columns == ("a", "b", "c")
-    assert table.values.tolist() == [[1, 0.5, 1], [2, 1.5, 0]]
-    frame.astype(np.float32).to_parquet(path)
-    assert read_table(path).values.dtype == np.float32
-
-
 @pytest.mark.parametrize(
     ("frame", "expected"),
     [
         (pd.DataFrame({"a": [1, 2], "b": ["x", "y"]}), "row 1, column 'b': expected a number, got 'x'"),
-        (pd.DataFrame({"b": [None, "y"]}), "row 2, column 'b': expected a number, got 'y'"),
         (pd.DataFrame({"a": [1.0, np.nan]}), "got 1 missing or infinite, the first at row 2, column 'a': nan"),
-        (pd.DataFrame({"a": pd.array([1, None], dtype="Int64")}), "the first at row 2, column 'a': nan"),
-        (
-            pd.DataFrame({"a": pd.to_datetime(["2020-01-01"])}),
-            "column 'a' holds dates or times, where numbers are needed",
-        ),
-        (pd.DataFrame({"a": np.zeros(0)}), "expected at least one row of data"),
+        (pd.DataFrame({"a": pd.to_datetime(["2020-01-01"])}), "column 'a' holds dates or times, where numbers are"),
         (pd.DataFrame(index=[0, 1]), "expected at least one"),
     ],
 )
@@ -71,12 +53,8 @@ def test_text_that_is_not_utf_8_is_a_one_line_error(rows: int | None, tmp_path: 
     ("index", "names"),
     [
         (pd.RangeIndex(4), []),  # numbers the rows, no labels
-        (pd.RangeIndex(20, 24), ["index"]),
-        (pd.RangeIndex(4, name="customer"), ["customer"]),
-        (pd.Index([*"wxyz"]), ["index"]),
         (pd.Index([*"wxyz"], name="a"), ["level_0"]),  # the file has columns a and index
         (pd.MultiIndex.from_arrays([[*"wxyz"], [3, 1, 2, 0]]), ["level_0", "level_1"]),
-        (pd.MultiIndex.from_arrays([[*"wxyz"], [3, 1, 2, 0]], names=["shop", None]), ["shop", "level_1"]),
     ],
 )
 def test_labels_of_rows_become_columns(index: pd.Index, names: list[str], tmp_path: Path) -> None:
@@ -91,33 +69,6 @@ def test_labels_of_rows_become_columns(index: pd.Index, names: list[str], tmp_pa
     if names:
         with pytest.warns(SkippedWarning, match=f"its index only labels the rows: not modelled .'{names[0]}'"):
             next(file.parts(None))
-
-
-@pytest.mark.parametrize(
-    "entry",
-    [b"{", b"\xff", b"[]", b"3", b'{"columns": 3}', b'{"columns": [{}], "index_columns": [], "column_indexes": []}'],
-)
-def test_a_damaged_entry_of_pandas_is_a_one_line_error_or_ignored(entry: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "t.parquet"
-    schema = pyarrow.schema([("a", pyarrow.float64())], metadata={"pandas": entry})
-    parquet.write_table(pyarrow.table({"a": [1.0, 2.0]}, schema=schema), path)
-    file = TableFile(path)
-    for read in (
-        lambda: list(file.parts()),
-        lambda: list(file.parts(1)),
-        lambda: list(file.raw_parts(1)),
-        lambda: file.index,
-        lambda: write_as(file, tmp_path / "other.parquet"),
-    ):
-        try:
-            read()
-        except ValueError as error:
-            assert re.fullmatch(r".*t\.parquet: (cannot be read: damaged|is not in UTF-8).*", str(error))  # noqa: PT017
-
-
-def write_as(file: TableFile, path: Path) -> None:
-    with frame_writer(path, like=file) as write:
-        write(pd.DataFrame({"a": [1.0]}))
 
 
 def test_statistics_that_do_not_fit_a_column_are_a_one_line_error(tmp_path: Path) -> None:
@@ -144,13 +95,14 @@ def test_filled_categories_keep_their_order_and_those_that_do_not_occur() -> Non
     assert filled.type == types
 
 
-@pytest.mark.parametrize("index", [pd.Index([*"wxyz"]), pd.Index([3, 1, 2, 0], name="shop"), pd.RangeIndex(5, 9)])
+@pytest.mark.parametrize("index", [pd.Index([3, 1, 2, 0], name="shop"), pd.RangeIndex(5, 9)])
 def test_an_index_is_written_and_read(index: pd.Index, tmp_path: Path) -> None:
     path, out = tmp_path / "t.parquet", tmp_path / "o.parquet"
     frame = pd.DataFrame({"a": pd.array([1, None, 3, 4], dtype="Int64")}).set_axis(index)
     frame.to_parquet(path)
-    assert read_index(path).equals(index)
+    labels = read_index(path)
+    assert labels.equals(index)
     with frame_writer(out, TableFile(path)) as write:
-        for part in (frame[:3], frame[3:]):
-            write(part.set_axis(read_index(path)[: len(part)] if len(part) == 3 else read_index(path)[3:]))
+        write(frame[:3].set_axis(labels[:3]))
+        write(frame[3:].set_axis(labels[3:]))
     pd.testing.assert_frame_equal(pd.read_parquet(out), frame, check_index_type=False)

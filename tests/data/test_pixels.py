@@ -2,27 +2,19 @@
 
 import math
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arcsm.data import (
-    ImageSet,
-    scale_images,
-    stretch_images,
-    unscale_images,
-)
+from arcsm.data import ImageSet, scale_images, stretch_images, unscale_images
 from rejections import error_line
 
 
 def test_image_set_checks_its_fields() -> None:
     pixels = torch.zeros(2, 1, 3, 3, dtype=torch.uint8)
     assert error_line(lambda: ImageSet(pixels.float())).startswith("pixels: expected uint8")
-    assert error_line(lambda: ImageSet(pixels[0])).startswith("pixels: expected uint8")
     assert error_line(lambda: ImageSet(pixels, labels=torch.zeros(3, dtype=torch.long))).startswith("labels: expected")
     assert error_line(lambda: ImageSet(pixels, names=("a",))) == "names: expected 2 names, got 1"
-    assert error_line(lambda: ImageSet(pixels, levels=1)).startswith("levels: expected")
     assert error_line(lambda: ImageSet(pixels + 200, levels=17)).startswith("pixels: expected values below levels=17")
 
 
@@ -36,16 +28,6 @@ def test_unscale_inverts_scale(levels: int) -> None:
     assert torch.allclose(x.double().diff(), torch.tensor(2 / levels).double(), atol=1e-6)
     assert torch.equal(unscale_images(x, levels), pixels)
     assert torch.equal(unscale_images(x + 0.999 * 2 / levels, levels), pixels)
-    assert torch.equal(unscale_images(x.double(), levels), pixels)
-
-
-def test_dequantised_values_are_uniform_on_the_range() -> None:
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(17, (20000,), generator=generator).to(torch.uint8)
-    x = scale_images(pixels, 17) + torch.rand(20000, generator=generator) * 2 / 17
-    assert x.mean().item() == pytest.approx(0, abs=0.02)
-    assert x.var().item() == pytest.approx(1 / 3, abs=0.01)
-    assert torch.equal(unscale_images(x, 17), pixels)
 
 
 def test_unscale_clamps_and_stretches() -> None:
@@ -60,9 +42,7 @@ def test_unscale_clamps_and_stretches() -> None:
 def test_bad_pixel_values_are_rejected() -> None:
     nan = torch.tensor([0.0, math.nan])
     assert error_line(lambda: unscale_images(nan, 256)) == "x: expected numbers, got 1 NaN"
-    assert error_line(lambda: unscale_images(torch.tensor([1]), 256)).startswith("x: expected floating-point")
     assert error_line(lambda: scale_images(nan, 256)).startswith("pixels: expected uint8, got torch.float32")
     high = torch.tensor([17], dtype=torch.uint8)
     assert error_line(lambda: scale_images(high, 17)) == "pixels: expected values below levels=17, got 17"
-    assert error_line(lambda: stretch_images(high, 17)).startswith("pixels: expected values below")
     assert error_line(lambda: scale_images(high, 257)).startswith("levels: expected an integer from 2 to 256, got 257")

@@ -11,8 +11,7 @@ from arcsm.heads.base import Sigma
 from small_heads import FLOAT64, score_head
 
 
-@pytest.mark.parametrize("data_std", [1.0, 0.5])
-@pytest.mark.parametrize("sigma", [None, 0.05, 2.0])
+@pytest.mark.parametrize(("sigma", "data_std"), [(None, 1.0), (0.05, 0.5), (2.0, 0.5)])
 def test_tails_are_exactly_gaussian(sigma: float | None, data_std: float) -> None:
     head = score_head(strength=30.0, hidden_features=(8, 8), sinusoids=3, data_std=data_std)
     variance = data_std**2 + (0.0 if sigma is None else sigma**2)
@@ -22,39 +21,6 @@ def test_tails_are_exactly_gaussian(sigma: float | None, data_std: float) -> Non
     s, ds = head.score_and_derivative(torch.randn(6, 3, dtype=FLOAT64), x, sigma)
     torch.testing.assert_close(s, -x / variance, rtol=1e-13, atol=0.0)
     torch.testing.assert_close(ds, torch.full_like(x, -1.0 / variance), rtol=1e-13, atol=0.0)
-
-
-def test_network_contributes_in_full_where_the_window_is_flat() -> None:
-    head = score_head(hidden_features=(8, 8))
-    x = torch.linspace(-10.0, 10.0, 21, dtype=FLOAT64)
-    width = torch.ones((), dtype=FLOAT64)
-    value, slope = head.window(x, width)
-    assert torch.equal(value, torch.ones_like(x))
-    assert torch.equal(slope, torch.zeros_like(x))
-    s, _ = head.score_and_derivative(torch.zeros(21, 3, dtype=FLOAT64), x)
-    assert bool(((s + x).abs() > 1e-3).all())
-
-
-def test_initial_score_is_near_the_base_gaussian() -> None:
-    head = ScoreHead(context_features=3)
-    x, context = torch.linspace(-2.0, 2.0, 9), torch.randn(9, 3)
-    s, _ = head.score_and_derivative(context, x)
-    assert float((s + x).detach().abs().max()) < 0.2
-
-
-def test_tail_score_converges_to_the_noiseless_one_as_noise_vanishes() -> None:
-    head = score_head(hidden_features=(8,))
-    x = torch.tensor([25.0, -40.0], dtype=FLOAT64)
-    noisy, plain = (head.score_and_derivative(torch.zeros(2, 3, dtype=FLOAT64), x, sigma)[0] for sigma in (1e-6, None))
-    torch.testing.assert_close(noisy, plain, rtol=1e-11, atol=0.0)
-
-
-def test_embeddings_of_noise_levels_differ() -> None:
-    head = score_head(hidden_features=(8, 8))
-    scales = [head.scales(sigma, torch.zeros((), dtype=FLOAT64)) for sigma in (None, 0.1, 0.2)]
-    embeddings = [head.embedding(scale) for scale in scales]
-    assert torch.equal(embeddings[0], torch.zeros_like(embeddings[0]))
-    assert float((embeddings[1] - embeddings[2]).abs().max()) > 0.1
 
 
 def test_natural_weight_cancels_the_squared_gain() -> None:
@@ -77,12 +43,7 @@ class WithFeatures(ScoreHead):
         return 2.0 * features, None if slopes is None else 2.0 * slopes
 
 
-class WithWindow(ScoreHead):
-    def window(self, x: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
-        return tuple(0.5 * part for part in super().window(x, width))  # type: ignore[return-value]
-
-
-@pytest.mark.parametrize("kind", [WithProject, WithFeatures, WithWindow])
+@pytest.mark.parametrize("kind", [WithProject, WithFeatures])
 def test_a_subclass_is_trained_as_it_is_evaluated(kind: type[ScoreHead]) -> None:
     torch.manual_seed(0)
     head = kind(4, (8, 8), sinusoids=3)
@@ -97,7 +58,7 @@ def test_a_subclass_is_trained_as_it_is_evaluated(kind: type[ScoreHead]) -> None
     torch.testing.assert_close(prepared, s.flatten(), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("sigma", [None, 0.3, "each"])
+@pytest.mark.parametrize("sigma", [None, "each"])
 def test_scores_under_autocast_are_those_of_single_precision(sigma: float | str | None) -> None:
     torch.manual_seed(0)
     head, context, x = ScoreHead(4, (16, 16), sinusoids=3), torch.randn(40, 4), torch.randn(40)
@@ -137,11 +98,6 @@ class Shifted(ScoreHead):
         return s, 0.0 * s - precision
 
 
-class ShiftedWithProject(Shifted):
-    def project(self, context: Tensor) -> Tensor:
-        return context[..., :1]
-
-
 class ShiftedTwice(Shifted):
     mean = 3.0
 
@@ -154,21 +110,7 @@ class ShiftedTwice(Shifted):
         return super().projected_score_and_derivative(projection, x, sigma)
 
 
-class ShiftedBack(ShiftedTwice):
-    """Overrides the derivative of a class that overrides both."""
-
-    def projected_score_and_derivative(
-        self, projection: Tensor, x: Tensor, sigma: Sigma = None
-    ) -> tuple[Tensor, Tensor]:
-        s, ds = super().projected_score_and_derivative(projection, x, sigma)
-        return s + 2.0 * ds, ds
-
-
-class MixedIn(Shifted, WithWindow):
-    """Inherits the score from one parent, and the network from another."""
-
-
-@pytest.mark.parametrize("kind", [Shifted, ShiftedWithProject, ShiftedTwice, ShiftedBack, MixedIn])
+@pytest.mark.parametrize("kind", [Shifted, ShiftedTwice])
 def test_a_subclass_with_a_score_of_its_own_has_one_score(kind: type[ScoreHead]) -> None:
     mean = 3.0 if kind is ShiftedTwice else 1.0
     torch.manual_seed(0)
@@ -185,9 +127,8 @@ def test_a_subclass_with_a_score_of_its_own_has_one_score(kind: type[ScoreHead])
         model.score_alone(x[:, None])[:, 0],
     ):
         torch.testing.assert_close(found, expected)
-    for sampler in (None, "fast_flow", "inverse_cdf"):
-        drawn = model.sample(400, sampler, torch.Generator().manual_seed(0))
-        assert float(drawn.mean()) == pytest.approx(mean, abs=0.15)
+    drawn = model.sample(400, "fast_flow", torch.Generator().manual_seed(0))
+    assert float(drawn.mean()) == pytest.approx(mean, abs=0.15)
 
 
 @pytest.mark.parametrize("method", ["projected_score", "prepare_score", "prepare_score_and_derivative"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from arcsm import MADE, AutoregressiveModel, NoiseLadder, SplineHead, TrainConfig, fit
+from arcsm import MADE, AutoregressiveModel, NoiseLadder, SplineHead
 from small_heads import FLOAT64, differentiate
 
 
@@ -73,19 +73,6 @@ def test_tails_are_gaussian_and_far_values_have_finite_densities() -> None:
     assert bool(head.projected_icdf(projection, u).diff().gt(0.0).all())
 
 
-def test_the_bracket_holds_the_mass_of_flat_and_of_steep_tails() -> None:
-    head, projection = random_spline()
-    with torch.no_grad():
-        head.parameters_of.bias[-head.bins - 1] = -8.0
-        head.parameters_of.bias[-1] = 5.0
-    projection = head.project(torch.randn(4, 3, dtype=FLOAT64))
-    low, high = head.bracket(projection)
-    assert bool((head.projected_cdf(projection, low) < 1e-9).all())
-    assert bool((head.projected_cdf(projection, high) > 1.0 - 1e-9).all())
-    u = torch.tensor([1e-7, 1e-3, 0.5, 0.999], dtype=FLOAT64)
-    torch.testing.assert_close(head.projected_cdf(projection, head.projected_icdf(projection, u)), u)
-
-
 def test_a_located_spline_is_that_of_its_units_moved_and_stretched() -> None:
     torch.manual_seed(0)
     head = SplineHead(5, 6, 3.0, hidden_features=(8, 8), located=True).double()
@@ -94,13 +81,6 @@ def test_a_located_spline_is_that_of_its_units_moved_and_stretched() -> None:
     x = torch.randn(7, dtype=FLOAT64)
     moved = head.log_prob(torch.cat([inner, units], 1), units[:, 0] + units[:, 1].exp() * x)
     torch.testing.assert_close(moved, head.log_prob(plain, x) - units[:, 1])
-
-
-def test_no_rows_have_no_densities() -> None:
-    model = AutoregressiveModel(MADE(2, 4), SplineHead(4))
-    with torch.no_grad():
-        assert model.log_prob(torch.zeros(0, 2)).shape == (0,)
-        assert model.score(torch.zeros(0, 2))[0].shape == (0, 2)
 
 
 def test_a_small_scale_keeps_the_digits_of_a_location() -> None:
@@ -139,42 +119,12 @@ def test_gradients_are_finite_at_knots_and_ends_and_missing_values_stay_missing(
     assert all(bool(value.isnan().all()) for value in values)
 
 
-def test_likelihood_teaches_two_modes_whose_weights_depend_on_the_value_before() -> None:
-    generator = torch.Generator().manual_seed(0)
-
-    def rows(count: int) -> tuple[Tensor, Tensor]:
-        a = torch.randn(count, generator=generator)
-        up = torch.rand(count, generator=generator) < torch.sigmoid(2.0 * a)
-        b = torch.where(up, 1.5, -1.5) + 0.3 * torch.randn(count, generator=generator)
-        modes = torch.stack([torch.distributions.Normal(m, 0.3).log_prob(b) for m in (1.5, -1.5)])
-        weights = torch.stack([torch.nn.functional.logsigmoid(2.0 * a), torch.nn.functional.logsigmoid(-2.0 * a)])
-        return torch.stack([a, b], 1), torch.logsumexp(modes + weights, 0) + torch.distributions.Normal(0, 1).log_prob(
-            a
-        )
-
-    torch.manual_seed(0)
-    model = AutoregressiveModel(MADE(2, 16, (32, 32)), SplineHead(16))
-    (train, _), (test, truth) = rows(4_000), rows(2_000)
-    fit(model, train, config=TrainConfig(objective="mle", steps=1_000, learning_rate=5e-3, device="cpu"))
-    log_prob = model.log_prob(test).detach()
-    assert float((truth - log_prob).mean()) < 0.03
-    drawn = model.sample(4_000, generator=torch.Generator().manual_seed(1))
-    for sign in (1.0, -1.0):
-        chosen = drawn[sign * drawn[:, 0] > 0.5, 1]
-        true = rows(20_000)[0]
-        assert float((chosen > 0).float().mean()) == pytest.approx(
-            float((true[sign * true[:, 0] > 0.5, 1] > 0).float().mean()), abs=0.04
-        )
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"bins": 1}, "bins=1"),
         ({"bound": 0.0}, "bound: expected"),
-        ({"bins": 1_000}, "bins"),
         ({"context_features": 2, "located": True}, "context_features=2"),
-        ({"hidden_features": (0,)}, "hidden_features"),
     ],
 )
 def test_impossible_sizes_are_errors(arguments: dict[str, float], message: str) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.distributions import Categorical, MixtureSameFamily, Normal, kl_divergence
 
 from arcsm import MADE, AutoregressiveModel, GaussianHead, NoiseLadder
 from arcsm.interop.torch_distribution import AutoregressiveDistribution
@@ -46,46 +45,6 @@ def test_the_condition_sets_the_batch_shape(classes: int) -> None:
     assert wider.sample((2,)).shape == (2, 7, 5, 3)
 
 
-def test_samples_follow_their_condition() -> None:
-    torch.manual_seed(0)
-    model = gaussian(condition_features=1)
-    given = torch.tensor([[-9.0], [9.0]], dtype=FLOAT64)
-    drawn = AutoregressiveDistribution(model, given).sample((400,))
-    own, other = model.log_prob(drawn, condition=given), model.log_prob(drawn, condition=given.flip(0))
-    assert bool(((own > other).double().mean(0) > 0.9).all())
-
-
-def test_it_is_a_component_of_a_mixture() -> None:
-    model = gaussian(classes=2)
-    parts = AutoregressiveDistribution(model, torch.arange(2))
-    mixture = MixtureSameFamily(Categorical(torch.tensor([0.25, 0.75], dtype=FLOAT64)), parts)
-    x = torch.randn(6, 3, dtype=FLOAT64)
-    each = torch.stack([model.log_prob(x, condition=torch.full((6,), c)) for c in range(2)], -1)
-    weights = torch.tensor([0.25, 0.75], dtype=FLOAT64).log()
-    torch.testing.assert_close(mixture.log_prob(x), torch.logsumexp(each + weights, -1))
-    assert mixture.sample((4,)).shape == (4, 3)
-
-
-@pytest.mark.parametrize(
-    ("context", "condition", "message"),
-    [
-        (
-            {"condition_features": 2},
-            torch.randn(5, 3),
-            r"expected numbers of shape \(\*, 2\), got torch.float32 \(5, 3\)",
-        ),
-        ({"condition_features": 2}, torch.tensor(0.0), r"expected numbers of shape \(\*, 2\), got torch.float32 \(\)"),
-        ({"condition_features": 2}, None, r"this model needs vectors \(\*, 2\), got None"),
-        ({"classes": 3}, torch.tensor([0, 3]), "expected integer labels from 0 to 2"),
-        ({"classes": 3}, [0, 1], "expected a torch.Tensor, got list"),
-        ({}, torch.zeros(5, 2), "this model has none"),
-    ],
-)
-def test_wrong_conditions_are_rejected(context: dict[str, int], condition: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=f"condition: {message}"):
-        AutoregressiveDistribution(gaussian(**context), condition)
-
-
 def test_one_dimension_has_a_distribution_function_and_quantiles() -> None:
     model = AutoregressiveModel(MADE(1, 4, (8,), condition_features=2), GaussianHead(4), NoiseLadder(1.0, 0.1, 3))
     given, x, u = (torch.randn(5, 2), torch.randn(4, 5, 1), torch.rand(4, 5))
@@ -111,12 +70,9 @@ def test_what_several_dimensions_do_not_have_is_refused_with_a_reason() -> None:
             getattr(q, name)
     with pytest.raises(NotImplementedError, match=r"entropy: .* no closed form; use -log_prob"):
         q.entropy()
-    with pytest.raises(NotImplementedError):
-        kl_divergence(q, Normal(0.0, 1.0))
 
 
-@pytest.mark.parametrize("validate_args", [True, False])
-@pytest.mark.parametrize("shape", [(4,), (1,), (5, 2), ()])
+@pytest.mark.parametrize(("shape", "validate_args"), [((4,), True), ((), False)])
 def test_values_of_another_size_are_rejected(shape: tuple[int, ...], validate_args: bool) -> None:
     q = AutoregressiveDistribution(gaussian(), validate_args=validate_args)
     with pytest.raises(ValueError, match=r"value: expected shape \(\*, 3\), got \("):
@@ -131,8 +87,3 @@ def test_samples_come_from_the_sampler_and_the_generator() -> None:
     state = torch.get_rng_state()
     q.sample()
     assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_missing_values_pass_without_validation() -> None:
-    model, x = gaussian(missing=True), torch.tensor([0.5, torch.nan, 0.1], dtype=FLOAT64)
-    torch.testing.assert_close(AutoregressiveDistribution(model, validate_args=False).log_prob(x), model.log_prob(x))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from arcsm import MADE, AutoregressiveModel, GaussianHead, MixedHead, NoiseLadder, ScoreHead, objectives, registry
-from small_objectives import build, seeded
+from small_objectives import HEADS, build, seeded
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -34,21 +34,16 @@ def test_condition_reaches_every_objective() -> None:
         assert loss != other_loss, name
 
 
-@pytest.mark.parametrize("noise", [None, NoiseLadder(1.0, 0.3, 3)], ids=["plain", "ladder"])
 @pytest.mark.parametrize(
     ("name", "head", "options"),
     [
-        *((name, head, {}) for name in ("csm", "sm", "ssm") for head in (ScoreHead(4, (8,)), GaussianHead(4))),
-        *(("dsm", head, {"sigma": 0.4}) for head in (ScoreHead(4, (8,)), GaussianHead(4))),
-        ("mle", ScoreHead(4, (8,), sinusoids=2), _EXACT),
-        ("mle", GaussianHead(4), {}),
-        ("mle", MixedHead([ScoreHead(4, (8,)), GaussianHead(4)], (0, 1, 0)), _EXACT),
+        *((name, head, {}) for name in ("csm", "sm", "ssm") for head in (HEADS["score"], HEADS["gaussian"])),
+        ("dsm", HEADS["score"], {"sigma": 0.4}),
+        ("mle", lambda: MixedHead([ScoreHead(4, (8,), sinusoids=2), GaussianHead(4)], (0, 1, 0)), _EXACT),
     ],
 )
-def test_gradients_by_values_are_finite_differences(
-    name: str, head: Any, options: dict[str, Any], noise: NoiseLadder | None
-) -> None:
-    model = build(head.double(), noise=noise)
+def test_gradients_by_values_are_finite_differences(name: str, head: Any, options: dict[str, Any]) -> None:
+    model = build(head().double(), noise=NoiseLadder(1.0, 0.3, 3))
     x, directions = torch.randn(4, 3, generator=seeded(1)), torch.randn(2, 4, 3, generator=seeded(2))
     x[0] *= 10.0  # one row in the tails
 
@@ -75,8 +70,6 @@ def test_gradients_by_values_are_finite_differences(
     [
         (lambda m, x: objectives.csm(m, x, mix=0.5), "mix: without a noise ladder"),
         (lambda m, x: objectives.csm(m, x, mix=math.nan), 'mix: expected a finite number or "auto", got nan'),
-        (lambda m, x: objectives.csm(m, x, mix="all"), 'mix: expected a finite number or "auto", got .all'),
-        (lambda m, x: objectives.csm(m, x, mix=cast(Any, None)), 'mix: expected a finite number or "auto", got None'),
         (lambda m, x: objectives.csm(m, x, mix=cast(Any, [1.0])), 'mix: expected a finite number or "auto", got .1.0'),
         (lambda m, x: objectives.dsm(m, x), "sigma: expected a number"),
         (lambda m, x: objectives.dsm(m, x, sigma=-1.0), "sigma: expected a positive number"),

@@ -13,15 +13,14 @@ from torch import Tensor
 
 from arcsm import MADE, AnyOrder, AutoregressiveModel, CategoricalHead, GaussianHead, MixedHead, NoiseLadder, ScoreHead
 from arcsm.queries import learned_order
-from arcsm.queries.orders import _Terms, _terms_of  # private: the search returns an order alone
 from small_models import seeded
 
 Case = tuple[AutoregressiveModel, Tensor, dict[str, Any]]
 
 
-def case(head: Any, columns: int = 4, noise: NoiseLadder | None = None, seed: int = 0, **context: Any) -> Case:
+def case(head: Any, columns: int = 4, noise: NoiseLadder | None = None, **context: Any) -> Case:
     """Return a model whose orders disagree, as its weights are random, with 40 rows and no further arguments."""
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     network = AnyOrder(columns, 4, (8, 8), 8, **context)
     with torch.no_grad():
         for parameter in (*network.parameters(), *head.parameters()):
@@ -34,24 +33,14 @@ def of_numbers() -> Case:
     return case(GaussianHead(4))
 
 
-def with_gaps() -> Case:
-    model, x, options = of_numbers()
-    x[::3, 1] = math.nan
-    return model, x, options
-
-
-def with_conditions() -> Case:
-    model, x, _ = case(GaussianHead(4), condition_features=2)
-    return model, x, {"condition": torch.randn(40, 2, generator=seeded(2), dtype=torch.float64)}
-
-
-def with_cells() -> Case:
-    model, x, _ = of_numbers()
-    return model, x.round(), {"cells": [1.0, 0.0, 1.0, 0.0]}
-
-
 def with_a_ladder() -> Case:
     return case(ScoreHead(4, (8,)), noise=NoiseLadder(2.0, 0.3, 3))
+
+
+def with_conditions_and_cells() -> Case:
+    model, x, _ = case(GaussianHead(4), condition_features=2)
+    condition = torch.randn(40, 2, generator=seeded(2), dtype=torch.float64)
+    return model, x.round(), {"condition": condition, "cells": [1.0, 0.0, 1.0, 0.0]}
 
 
 def with_a_parent() -> Case:
@@ -71,7 +60,7 @@ def with_contradictions() -> Case:
     return model, x, options
 
 
-CASES = [of_numbers, with_gaps, with_conditions, with_cells, with_a_ladder, with_a_parent, with_contradictions]
+CASES = [of_numbers, with_a_ladder, with_conditions_and_cells, with_contradictions]
 
 
 def mean_log_density(found: Case, order: Sequence[int]) -> float:
@@ -89,19 +78,6 @@ def possible_orders(model: AutoregressiveModel) -> list[tuple[int, ...]]:
     ]
 
 
-@pytest.mark.parametrize("build", CASES)
-def test_terms_of_an_order_sum_to_its_mean_log_density(build: Callable[[], Case]) -> None:
-    model, x, options = found = build()
-    orders = possible_orders(model)
-    terms = _Terms(model, x, -1, options.get("condition"), options.get("cells"))
-    count = terms.evaluate(term for order in orders for term in _terms_of(order))
-    assert count == len(terms.means) == len({(d, frozenset(o[:i])) for o in orders for i, d in enumerate(o)})
-    assert terms.evaluate(_terms_of(orders[0])) == 0
-    for order in orders:
-        expected = mean_log_density(found, order)
-        assert sum(terms.means[term] for term in _terms_of(order)) == pytest.approx(expected, rel=0.0, abs=1e-9)
-
-
 @pytest.mark.parametrize("worst", [False, True])
 @pytest.mark.parametrize("build", CASES)
 def test_the_best_or_the_worst_of_all_orders_is_found(build: Callable[[], Case], worst: bool) -> None:
@@ -110,20 +86,6 @@ def test_the_best_or_the_worst_of_all_orders_is_found(build: Callable[[], Case],
     order = learned_order(model, x, worst=worst, generator=seeded(), **options)
     assert max(values.values()) - min(values.values()) > 0.05
     assert values[order] == pytest.approx((min if worst else max)(values.values()), rel=0.0, abs=1e-9)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_the_order_is_at_least_as_good_as_every_start_and_as_its_neighbours(seed: int) -> None:
-    found = case(GaussianHead(4), columns=7, seed=seed)
-    model, x, _ = found
-    order = learned_order(model, x, starts=3, generator=seeded(seed))
-    generator = seeded(seed)
-    starts = [range(7), *(torch.randperm(7, generator=generator).tolist() for _ in range(3))]
-    moved = [list(order) for _ in range(49)]
-    for one, (origin, place) in zip(moved, itertools.product(range(7), range(7)), strict=True):
-        one.insert(place, one.pop(origin))
-    value = mean_log_density(found, order)
-    assert all(value > mean_log_density(found, other) - 1e-9 for other in (*starts, *moved))
 
 
 def test_the_seed_determines_the_order_and_few_evaluations_leave_the_first_start() -> None:
@@ -135,24 +97,13 @@ def test_the_seed_determines_the_order_and_few_evaluations_leave_the_first_start
     assert learned_order(model, x, starts=0, evaluations=1) == (5, 4, 3, 2, 1, 0)
 
 
-def test_a_context_of_one_order_takes_the_order() -> None:
-    model, x, _ = of_numbers()
-    order = learned_order(model, x, generator=seeded())
-    assert MADE(4, 4, order=order).order == order
-    assert learned_order(model.float(), x, generator=seeded()) == order
-
-
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
         (lambda model, x: learned_order(model, x[0]), r"x: expected at least one row \(N, 4\), got \(4,\)"),
-        (lambda model, x: learned_order(model, x[:0]), "x: expected at least one row"),
-        (lambda model, x: learned_order(model, x[:, :3]), "4"),
         (lambda model, x: learned_order(model, x, starts=-1), "starts=-1"),
         (lambda model, x: learned_order(model, x, evaluations=0), "evaluations=0"),
         (lambda model, x: learned_order(model, x, cells=[1.0]), "cells: expected 4 finite steps"),
-        (lambda model, x: learned_order(model, x, level=3), "level"),
-        (lambda model, x: learned_order(model, x, condition=x), "condition"),
         (
             lambda model, x: learned_order(AutoregressiveModel(MADE(4, 4), GaussianHead(4)), x),
             "needs an AnyOrder context, got a MADE",
@@ -163,12 +114,3 @@ def test_bad_input_is_an_error(ask: Any, message: str) -> None:
     model, x, _ = of_numbers()
     with pytest.raises(ValueError, match=message):
         ask(model, x)
-
-
-def test_an_impossible_level_or_an_unknown_keyword_is_an_error() -> None:
-    model, x, _ = with_a_parent()
-    with pytest.raises(TypeError, match="tolerance: unknown keyword"):
-        learned_order(model, x, tolerance=1e-3)  # type: ignore[call-arg]
-    x[0, 1] = 2.0
-    with pytest.raises(ValueError, match="whole numbers from 0 to 1 in nominal column 1"):
-        learned_order(model, x)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from arcsm import AnyOrder, AutoregressiveModel, CategoricalHead, GaussianHead, MixedHead, check
+from arcsm import AnyOrder, AutoregressiveModel, CategoricalHead, GaussianHead, MixedHead
 from arcsm.queries import Intervals, Levels, complete, log_prob_given, log_prob_given_others, probability
 
 NAN = math.nan
@@ -61,15 +61,6 @@ def test_a_known_value_says_that_there_is_one(model: AutoregressiveModel) -> Non
     torch.testing.assert_close(drawn, again)
 
 
-def test_a_known_value_implies_its_parent_in_densities(model: AutoregressiveModel) -> None:
-    x = torch.tensor([[0.7, NAN, -1.0]], dtype=torch.float64)
-    known = torch.tensor([[0.7, 0.0, -1.0]], dtype=torch.float64)
-    torch.testing.assert_close(model.log_prob(x), model.log_prob(known))
-    torch.testing.assert_close(log_prob_given_others(model, x), log_prob_given_others(model, known))
-    torch.testing.assert_close(model.cdf(x), model.cdf(known))
-    assert x[0, 1].isnan()
-
-
 def test_an_event_of_a_dimension_needs_a_value(model: AutoregressiveModel) -> None:
     event = {0: Intervals([(-1.0, 2.0)])}
     grid = torch.linspace(-1.0, 2.0, 2001, dtype=torch.float64)
@@ -97,10 +88,6 @@ def test_a_value_that_its_parent_rules_out_counts_as_missing(model: Autoregressi
     torch.testing.assert_close(log_prob_given_others(model, impossible), log_prob_given_others(model, absent))
 
 
-def test_check_accepts_a_context_with_parents(model: AutoregressiveModel) -> None:
-    check(model.float().context)
-
-
 def test_sets_of_a_parent_and_its_dimension_may_be_given(model: AutoregressiveModel) -> None:
     def found(event: dict[int, object], given: dict[int, object] | None = None) -> float:
         generator = torch.Generator().manual_seed(0)
@@ -121,23 +108,3 @@ def test_sets_of_a_parent_and_its_dimension_may_be_given(model: AutoregressiveMo
     assert both_or_none == pytest.approx(found({1: none}) / found({0: below, 1: every}), rel=1e-6)
     assert found({0: inside, 1: Levels([0])}, {0: below, 1: every}) == 0.0
     assert found({0: inside}, {0: below, 1: every}) == 0.0
-
-
-def test_the_probability_of_one_dimension_does_not_depend_on_other_rows() -> None:
-    torch.manual_seed(0)
-    context = AnyOrder(4, 4, (8, 8), 8, levels=(2, 0, 0, 0), parents=(-1, 0, 0, -1))
-    model = AutoregressiveModel(context, MixedHead([GaussianHead(4), CategoricalHead(4, 2)], (1, 0, 0, 0))).double()
-    x = torch.tensor([[NAN, 0.5, NAN, NAN], [NAN] * 4], dtype=torch.float64)  # the first row implies the parent
-    event = {2: Intervals([(-1.0, 1.0)])}
-    alone = [probability(model, event, row[None])[0].item() for row in x]
-    together = probability(model, event, x, n=4000, generator=torch.Generator().manual_seed(0))[0].tolist()
-    assert together == pytest.approx(alone, abs=4.0 * 0.5 / math.sqrt(4000))
-
-
-def test_a_value_that_its_parent_rules_out_is_not_completed(model: AutoregressiveModel) -> None:
-    rows = torch.tensor([[0.3, 2.0, NAN], [0.3, NAN, NAN]], dtype=torch.float64)
-    drawn = complete(model, rows, n=3).rows
-    assert bool(drawn[0, :, 0].isnan().all())
-    assert bool((drawn[0, :, 1] == 2.0).all())
-    assert bool((drawn[1, :, 0] == 0.3).all())
-    assert bool((drawn[1, :, 1] == 0.0).all())  # as it has a value

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from arcsm import (
     MADE,
@@ -18,16 +19,14 @@ from arcsm import (
 )
 from arcsm.errors import AccuracyWarning
 from arcsm.queries import (
-    Completions,
-    Constraint,
     Intervals,
     Levels,
     complete,
+    constraints,
     log_prob_given,
     log_prob_given_others,
     probability,
 )
-from arcsm.queries.drawing_order import drawing_orders
 
 NAN = math.nan
 UNKNOWN = torch.full((1, 3), NAN, dtype=torch.float64)
@@ -48,10 +47,6 @@ def score_model() -> AutoregressiveModel:
     torch.manual_seed(0)
     context, head = AnyOrder(3, 4, (8,), 8), ScoreHead(4, (8,))
     return AutoregressiveModel(context, head, NoiseLadder(2.0, 0.2, 6), shift=0.5, scale=2.0).double()
-
-
-def single_precision_model() -> AutoregressiveModel:
-    return score_model().float()
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -89,23 +84,6 @@ def test_joint_draws_follow_the_density_given_the_known_values() -> None:
         assert abs(share - expected) < 4.0 * math.sqrt(expected / 6000)
 
 
-def test_the_seed_determines_the_draws_of_a_score_model() -> None:
-    model = score_model()
-    x = torch.tensor([[0.3, NAN, NAN], [NAN, NAN, NAN]], dtype=torch.float64)
-    first, again, other = (complete(model, x, n=5, generator=seeded(seed)).rows for seed in (1, 1, 2))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    assert bool(torch.isfinite(first).all())
-
-
-def test_draws_of_a_score_model_follow_its_flow() -> None:
-    model = score_model()
-    x = torch.tensor([[0.3, NAN, 1.0]], dtype=torch.float64)
-    rows = complete(model, x, n=3000, generator=seeded(), sampler="probability_flow").rows[0]
-    u = model.cdf(rows, order=(0, 2, 1))[:, 1]
-    assert (u.sort().values - torch.arange(1, 3001) / 3000).abs().max() < 1.95 / math.sqrt(3000)
-
-
 def test_complete_rows_and_no_rows_come_back() -> None:
     model = gaussian_model()
     x = torch.tensor([[0.3, -1.0, 2.0]], dtype=torch.float64)
@@ -116,50 +94,39 @@ def test_complete_rows_and_no_rows_come_back() -> None:
 # Constraints ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "bounds", [[(0.0, 1.0)], [(-math.inf, 0.5)], [(2.0, math.inf)], [(-3.0, -1.0), (0.0, 0.5), (4.0, math.inf)]]
-)
-@pytest.mark.parametrize("build", [gaussian_model, score_model, single_precision_model])
+@pytest.mark.parametrize("bounds", [[(-math.inf, 0.5)], [(-3.0, -1.0), (0.0, 0.5), (4.0, math.inf)]])
+@pytest.mark.parametrize("build", [gaussian_model, score_model, lambda: score_model().float()])
 def test_draws_lie_within_the_intervals_and_are_quantiles_of_the_truncated_conditional(
     build: Any, bounds: list[tuple[float, float]]
 ) -> None:
-    model = build()
+    model, count = build(), 400
     x = torch.tensor([[NAN, -1.2, 1.0]], dtype=torch.float64)
-    found = complete(model, x, n=2000, constraints={0: Intervals(bounds)}, generator=seeded())
-    values = found.rows[0, :, 0]
-    inside = sum(((low <= values) & (values <= high)).double() for low, high in bounds)
-    assert bool((torch.as_tensor(inside) == 1.0).all())
+    found = complete(model, x, n=count, constraints={0: Intervals(bounds)}, generator=seeded())
+    values = found.rows[0, :, 0].double()
 
-    def cdf(value: float) -> float:
-        if math.isinf(value):
-            return float(value > 0.0)
-        row = torch.tensor([[value, -1.2, 1.0]], dtype=torch.float64)
-        return model.cdf(row, order=(1, 2, 0))[0, 0].item()
+    def cdf(values: Tensor) -> Tensor:
+        rows = x.expand(len(values), 3).clone()
+        rows[:, 0] = values.clamp(-1e3, 1e3)
+        return model.cdf(rows, order=(1, 2, 0))[:, 0].double()
 
-    masses = [cdf(high) - cdf(low) for low, high in bounds]
+    lows, highs = torch.tensor(bounds, dtype=torch.float64).T
+    masses = cdf(highs) - cdf(lows)
     weights = found.log_weights.exp().double()
-    torch.testing.assert_close(weights, torch.full((1, 2000), sum(masses)).double(), rtol=1e-5, atol=1e-6)
-    for (low, high), mass in zip(bounds, masses, strict=True):
-        share = ((low <= values) & (values <= high)).double().mean().item()
-        expected = mass / sum(masses)
-        assert abs(share - expected) < 4.0 * math.sqrt(expected / 2000) + 1e-9
-        chosen = values[(low <= values) & (values <= high)]
-        if len(chosen) > 50:
-            u = torch.tensor([(cdf(value) - cdf(low)) / mass for value in chosen[:200].tolist()]).sort().values
-            largest = (u - torch.arange(1, len(u) + 1) / len(u)).abs().max()
-            assert largest < 2.0 / math.sqrt(len(u))
+    torch.testing.assert_close(weights, masses.sum().expand(1, count), rtol=1e-5, atol=1e-6)
+    inside = (lows <= values[:, None]) & (values[:, None] <= highs)
+    assert bool((inside.sum(1) == 1).all())
+    below = masses.cumsum(0) - masses - cdf(lows)  # mass of the intervals before each, less that before its low end
+    u = ((cdf(values) + (inside * below).sum(1)) / masses.sum()).sort().values
+    assert (u - torch.arange(1, count + 1) / count).abs().max() < 1.95 / math.sqrt(count)  # Kolmogorov-Smirnov
 
 
-def test_draws_have_one_of_the_levels_with_their_probabilities() -> None:
-    model = gaussian_model()
-    x = torch.tensor([[0.3, -1.2, NAN]], dtype=torch.float64)
-    found = complete(model, x, n=3000, constraints={2: Levels((2, 0))}, generator=seeded())
-    rows = torch.tensor([[0.3, -1.2, level] for level in (0.0, 2.0)], dtype=torch.float64)
-    masses = model.log_prob(rows, reduce=False)[:, 2].exp()
-    torch.testing.assert_close(found.probability, masses.sum().expand(1))
-    share = (found.rows[0, :, 2] == 2.0).double().mean().item()
-    assert abs(share - (masses[1] / masses.sum()).item()) < 4.0 * math.sqrt(0.25 / 3000)
-    assert set(found.rows[0, :, 2].tolist()) == {0.0, 2.0}
+def test_draws_do_not_depend_on_the_number_of_conditionals_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, event = gaussian_model(), {0: Intervals([(-math.inf, -1.0), (-1.0, 0.0), (0.5, math.inf)])}
+    whole = complete(model, UNKNOWN, n=20, constraints=event, generator=seeded())
+    monkeypatch.setattr(constraints, "_CONDITIONALS_AT_A_TIME", 7)
+    parts = complete(model, UNKNOWN, n=20, constraints=event, generator=seeded())
+    torch.testing.assert_close(parts.rows, whole.rows)
+    torch.testing.assert_close(parts.log_weights, whole.log_weights)
 
 
 def test_a_share_of_a_level_counts_as_much_of_its_probability() -> None:
@@ -190,18 +157,6 @@ def test_the_probability_of_an_event_is_that_of_the_density() -> None:
     assert abs(estimate.item() - exact) < 4.0 * error.item() + 1e-5
 
 
-def test_the_probability_of_one_constraint_is_exact() -> None:
-    model = gaussian_model()
-    x = torch.tensor([[NAN, -1.2, NAN], [NAN, NAN, NAN]], dtype=torch.float64)
-    estimate, error = probability(model, {0: Intervals([(-math.inf, 1.0)])}, x, generator=seeded())
-    expected = [
-        model.cdf(torch.tensor([[1.0, value, NAN]], dtype=torch.float64), order=(1, 0, 2))[0, 0].item()
-        for value in (-1.2, NAN)
-    ]
-    assert estimate.tolist() == pytest.approx(expected)
-    assert error.tolist() == [0.0, 0.0]
-
-
 def test_probabilities_given_sets_are_those_of_accepted_draws_and_sum_to_one() -> None:
     model, given = gaussian_model(), {0: Intervals([(1.0, math.inf)]), 1: Intervals([(-1.4, -0.4)])}
     found = [probability(model, {2: Levels([k])}, n=800, generator=seeded(), given=given) for k in range(3)]
@@ -213,36 +168,6 @@ def test_probabilities_given_sets_are_those_of_accepted_draws_and_sum_to_one() -
     nothing = {0: Intervals([(1e9, 2e9)])}
     with pytest.warns(AccuracyWarning):
         assert probability(model, {2: Levels([0])}, n=8, generator=seeded(), given=nothing)[0].isnan().all()
-
-
-def test_an_event_restricts_sets_that_are_given() -> None:
-    model, given = gaussian_model(), {0: Intervals([(0.0, 2.5)])}
-
-    def found(event: dict[int, Any]) -> tuple[float, float]:
-        value, error = probability(model, event, n=4000, generator=seeded(), given=given)
-        return value.item(), error.item()
-
-    below, above = Intervals([(-math.inf, 1.0)]), Intervals([(1.0, math.inf)])
-    low, high = Intervals([(-math.inf, -1.0)]), Intervals([(-1.0, math.inf)])
-    parts = [found({0: first, 1: second}) for first in (below, above) for second in (low, high)]
-    assert sum(value for value, _ in parts) == pytest.approx(1.0, abs=2e-4)
-    assert found({1: low, **given}) == pytest.approx(found({1: low}))
-    assert found({0: below})[0] + found({0: above})[0] == pytest.approx(1.0, abs=1e-9)
-    assert found({0: Intervals([(3.0, 4.0)])}) == (0.0, 0.0)
-    assert found({0: Intervals([(-3.0, 4.0)])}) == pytest.approx((1.0, 0.0))
-
-
-def test_sets_of_columns_that_are_given_are_checked() -> None:
-    event, interval = {2: Levels([0])}, Intervals([(0.0, 1.0)])
-    with pytest.raises(ValueError, match="given: expected columns from 0 to 2, got 7"):
-        probability(gaussian_model(), event, given={7: interval})
-    with pytest.raises(ValueError, match="given: column 1 is known; leave it out"):
-        probability(gaussian_model(), event, torch.tensor([[NAN, 0.0, NAN]]).double(), given={1: interval})
-    context = AnyOrder(3, 4, (8,), 8, targets=(2,))
-    of_targets = AutoregressiveModel(context, GaussianHead(4))
-    assert 0.0 < probability(of_targets, {2: interval})[0].item() < 1.0
-    with pytest.raises(ValueError, match="constraints: the model has no conditionals of column 0"):
-        probability(of_targets, {0: interval})
 
 
 def test_only_targets_are_drawn() -> None:
@@ -263,22 +188,12 @@ def test_intersections_of_sets() -> None:
     assert Levels([1]).intersection(Levels([2])) is None
     both = Intervals([(0.0, 2.0), (3.0, 5.0)]).intersection(Intervals([(1.0, 4.0), (4.5, math.inf)]))
     assert both == Intervals([(1.0, 2.0), (3.0, 4.0), (4.5, 5.0)])
+    assert Intervals([(2.0, None), (None, 1)]) == Intervals([(-math.inf, 1.0), (2.0, math.inf)])
     assert Intervals([(0.0, 1.0)]).intersection(Intervals([(1.0, 2.0)])) is None
     with pytest.raises(ValueError, match="constraint: expected levels"):
         Intervals([(0.0, 1.0)]).intersection(Levels([1]))
     with pytest.raises(ValueError, match="constraint: expected intervals"):
         Levels([1]).intersection(Intervals([(0.0, 1.0)]))
-
-
-def test_draws_for_sets_that_are_given_use_the_default_source_too() -> None:
-    model, given = gaussian_model(), {0: Intervals([(1.0, math.inf)])}
-    torch.manual_seed(0)
-    first = probability(model, {1: Intervals([(-1.0, 0.0)])}, n=50, given=given)
-    second = probability(model, {1: Intervals([(-1.0, 0.0)])}, n=50, given=given)
-    torch.manual_seed(0)
-    again = probability(model, {1: Intervals([(-1.0, 0.0)])}, n=50, given=given)
-    assert torch.equal(first[0], again[0])
-    assert not torch.equal(first[0], second[0])
 
 
 def test_weights_make_constrained_draws_follow_the_truncated_joint_density() -> None:
@@ -291,13 +206,6 @@ def test_weights_make_constrained_draws_follow_the_truncated_joint_density() -> 
     assert found.weights.sum().item() == pytest.approx(1.0)
     error = accepted.std(0) * (1.0 / len(accepted) + 1.0 / 4000) ** 0.5
     assert bool(((mean - accepted.mean(0)).abs() < 4.0 * error).all())
-
-
-def test_an_impossible_constraint_has_probability_zero() -> None:
-    found = complete(gaussian_model(), UNKNOWN, n=3, constraints={0: Intervals([(1e9, 2e9)])}, generator=seeded())
-    assert found.probability.tolist() == [0.0]
-    assert bool(found.weights.isnan().all())
-    assert bool((found.rows[..., 0] >= 1e9).all())
 
 
 # Densities --------------------------------------------------------------------------------------------------------
@@ -327,21 +235,11 @@ def test_each_value_given_all_others_is_the_last_term_of_an_order(build: Any) ->
     assert found[1, 0].item() == 0.0
 
 
-def test_given_columns_may_be_a_tensor() -> None:
-    model, x = gaussian_model(), torch.tensor([[0.5, -1.0, 1.0]], dtype=torch.float64)
-    given: Any = torch.tensor([0, 2])
-    assert torch.equal(log_prob_given(model, x, given), log_prob_given(model, x, [0, 2]))
-
-
 # Bad input --------------------------------------------------------------------------------------------------------
 
 
 def made() -> AutoregressiveModel:
     return AutoregressiveModel(MADE(3, 4, (8,), missing=True), GaussianHead(4)).double()
-
-
-def test_an_open_end_may_be_none() -> None:
-    assert Intervals([(2.0, None), (None, 1)]) == Intervals([(-math.inf, 1.0), (2.0, math.inf)])
 
 
 class OwnOrders(MADE):
@@ -352,53 +250,34 @@ class OwnOrders(MADE):
     ("question", "message"),
     [
         (lambda model, x: complete(made(), x), "needs an AnyOrder context, got a MADE"),
-        (lambda model, x: log_prob_given(made(), x, [0]), "needs an AnyOrder context"),
         (lambda model, x: complete(AutoregressiveModel(OwnOrders(3, 4), GaussianHead(4)), x), "OwnOrders, which takes"),
-        (lambda model, x: log_prob_given(model, x, 0), "given: expected whole numbers, got 0"),
         (lambda model, x: log_prob_given(model, x, [0.5]), "given: expected whole numbers"),
-        (
-            lambda model, x: Intervals((0, 1)),
-            r"bounds: expected intervals \(low, high\), with None for an open end, got \(0, 1\)",
-        ),
-        (lambda model, x: complete(model, x, n=0), "n=0"),
+        (lambda model, x: Intervals((0, 1)), r"bounds: expected intervals \(low, high\), with None for an open end"),
         (lambda model, x: complete(model, x, n=1.5), "n=1.5"),
         (lambda model, x: probability(model, {0: Intervals([(0, 1)])}, n=0), "n=0"),
+        (lambda model, x: complete(model, x, last=(9,)), "last: expected columns from 0 to 2, got"),
+        (lambda model, x: complete(model, x.nan_to_num(nan=7.0)), "whole numbers from 0 to 2 in nominal column 2"),
+        (lambda model, x: log_prob_given(model, x.nan_to_num(nan=7.0), [2]), "from 0 to 2 in nominal column 2"),
         (lambda model, x: complete(model, x, constraints={0.5: Levels((0,))}), "expected columns from 0 to 2, got 0.5"),
         (lambda model, x: complete(model, x, constraints={0: (0, 1)}), "expected Intervals or Levels for column 0"),
         (lambda model, x: Levels((0.5,)), "levels"),
-        (lambda model, x: complete(model, x[0]), "x: expected rows"),
         (lambda model, x: complete(model, x, constraints={0: Levels((0,))}), "expected intervals for a numeric column"),
         (lambda model, x: complete(model, x, constraints={2: Intervals([(0, 1)])}), "expected levels for a nominal"),
         (lambda model, x: complete(model, x, constraints={2: Levels((0, 3))}), "levels: expected numbers from 0 to 2"),
-        (
-            lambda model, x: probability(model, {9: Intervals([(0, 1)])}),
-            "constraints: expected columns from 0",
-        ),
-        (lambda model, x: complete(model, x, constraints={3: Levels((0,))}), "expected columns from 0 to 2, got 3"),
         (lambda model, x: complete(model, x.nan_to_num(), constraints={0: Intervals([(0, 1)])}), "column 0 is known"),
         (lambda model, x: complete(model, x, order=(0, 1)), "order: expected integers"),
         (lambda model, x: complete(model, x, sampler="nothing"), "sampler: expected one of"),
         (lambda model, x: probability(model, {}), "constraints: expected at least one column"),
         (lambda model, x: log_prob_given(model, x, [3]), "given: expected columns from 0 to 2, got 3"),
         (lambda model, x: log_prob_given(model, x, [0, 1, 2]), "got all"),
-        (lambda model, x: Intervals([]), "at least one interval"),
-        (lambda model, x: Intervals([(1.0, 1.0)]), "low < high"),
         (lambda model, x: Intervals([(0.0, math.nan)]), "low < high"),
         (lambda model, x: Intervals([(0.0, 2.0), (1.0, 3.0)]), "do not overlap"),
-        (lambda model, x: Levels(()), "at least one"),
-        (lambda model, x: Levels((0, 1), shares=(0.5,)), "shares: expected a number in"),
         (lambda model, x: Levels((0, 1), shares=(0.5, 1.5)), "shares: expected a number in"),
     ],
 )
 def test_impossible_questions_are_errors(question: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         question(gaussian_model(), UNKNOWN)
-
-
-def test_weights_of_a_row_without_constraints_are_equal() -> None:
-    completions = Completions(torch.zeros(1, 4, 2), torch.zeros(1, 4))
-    assert completions.weights.tolist() == [[0.25] * 4]
-    assert completions.standard_error.item() == 0.0
 
 
 def test_the_standard_error_includes_the_differences_between_orders() -> None:
@@ -412,21 +291,18 @@ def test_the_standard_error_includes_the_differences_between_orders() -> None:
     assert min(one, other).item() - 4.0 * error.item() < mean.item() < max(one, other).item() + 4.0 * error.item()
 
 
-def test_one_draw_of_two_constraints_has_no_standard_error() -> None:
-    event = {0: Intervals([(0.0, 2.0)]), 2: Levels((1, 2))}
-    _, error = probability(gaussian_model(), event, n=1, generator=seeded())
-    assert error.isnan().all()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("sign", [-1.0, 1.0])
-def test_events_far_in_the_tails_have_their_probability(dtype: torch.dtype, sign: float) -> None:
+def standard_normal() -> AutoregressiveModel:
     model = AutoregressiveModel(AnyOrder(1, 1, (4,), 4), GaussianHead(1))
-    with torch.no_grad():  # a standard normal
+    with torch.no_grad():
         model.head.parameters_of.weight.zero_()  # type: ignore[union-attr, operator]
         model.head.parameters_of.bias.copy_(torch.tensor([0.0, math.log(math.expm1(7.0)) - 7.0]))  # type: ignore[union-attr, operator]
-    model = model.to(dtype)
-    for k in (3.0, 5.0, 6.0):
+    return model
+
+
+@pytest.mark.parametrize(("dtype", "sign"), [(torch.float32, 1.0), (torch.float64, -1.0)])
+def test_events_far_in_the_tails_have_their_probability(dtype: torch.dtype, sign: float) -> None:
+    model = standard_normal().to(dtype)
+    for k in (3.0, 6.0):
         ends = (k, math.inf) if sign > 0 else (-math.inf, -k)
         unknown = torch.full((1, 1), NAN, dtype=dtype)
         found = complete(model, unknown, n=1000, constraints={0: Intervals([ends])}, generator=seeded())
@@ -440,83 +316,16 @@ def test_events_far_in_the_tails_have_their_probability(dtype: torch.dtype, sign
         assert bool((values >= k).all())
 
 
-def test_impossible_known_levels_are_rejected() -> None:
-    model, x = gaussian_model(), torch.tensor([[NAN, NAN, 7.0]], dtype=torch.float64)
-    for question in (
-        lambda: complete(model, x),
-        lambda: probability(model, {0: Intervals([(0.0, 1.0)])}, x),
-        lambda: log_prob_given(model, x, [2]),
-        lambda: log_prob_given_others(model, x),
-    ):
-        with pytest.raises(ValueError, match="expected whole numbers from 0 to 2 in nominal column 2"):
-            question()
-
-
-def test_draws_far_in_the_upper_tail_warn() -> None:
-    model = AutoregressiveModel(AnyOrder(1, 1, (4,), 4), GaussianHead(1)).double()
-    with torch.no_grad():  # a standard normal
-        model.head.parameters_of.weight.zero_()  # type: ignore[union-attr, operator]
-        model.head.parameters_of.bias.copy_(torch.tensor([0.0, math.log(math.expm1(7.0)) - 7.0]))  # type: ignore[union-attr, operator]
-    unknown = torch.full((1, 1), NAN, dtype=torch.float64)
-    with pytest.warns(AccuracyWarning, match="20 integrals"):
-        complete(model, unknown, n=20, constraints={0: Intervals([(8.5, 9.0)])})
-    drawn = complete(model, unknown, n=200, constraints={0: Intervals([(-9.0, -8.5)])})
-    assert drawn.rows.mean().item() == pytest.approx(-8.6086, abs=0.01)
-
-
-def test_some_columns_follow_the_others_in_random_orders() -> None:
-    context = gaussian_model().context
-    assert isinstance(context, AnyOrder)
-    arbitrary = drawing_orders(context, 8, {}, None, torch.Generator().manual_seed(0), (), None)
-    assert {order[-1] for order in arbitrary} == {0, 1, 2}
-    arranged = drawing_orders(context, 8, {}, None, torch.Generator().manual_seed(0), (1,), None)
-    assert [order[-1] for order in arranged] == [1] * 8
-    event: dict[int, Constraint] = {1: Intervals([(0.0, 1.0)])}
-    of_event = drawing_orders(context, 8, event, None, torch.Generator().manual_seed(0), (1,), [])
-    assert {tuple(order) for order in of_event} == {(0, 2, 1), (2, 0, 1)}  # with the columns that come before it
-    assert drawing_orders(context, 8, event, None, torch.Generator().manual_seed(0), (2,), []) == [[1]] * 8
-    given = drawing_orders(context, 1, {}, (1, 0, 2), None, (1,), None)
-    assert given == [[1, 0, 2]]  # an order of the caller's stays
-
-
 def test_probabilities_integrate_over_columns_before_those_that_follow() -> None:
     model, event = gaussian_model(), {1: Intervals([(0.2, math.inf)])}
-    found, error = probability(model, event, n=20_000, generator=seeded(), last=(1,))
+    found, error = probability(model, event, n=5_000, generator=seeded(), last=(1,))
     both = {**event, 0: Intervals([(-math.inf, math.inf)]), 2: Levels([0, 1, 2])}
-    expected, its_error = probability(model, both, n=20_000, generator=seeded(1), last=(1,))
+    expected, its_error = probability(model, both, n=5_000, generator=seeded(1), last=(1,))
     assert 0.0 < float(error) < 0.02
     assert abs(float(found - expected)) < 4.0 * math.hypot(float(error), float(its_error))
-    drawn = complete(model, UNKNOWN, n=20_000, generator=seeded(2), last=(1,)).rows[0, :, 1]
+    drawn = complete(model, UNKNOWN, n=5_000, generator=seeded(2), last=(1,)).rows[0, :, 1]
     assert float((drawn > 0.2).double().mean()) == pytest.approx(float(found), abs=0.02 + 4.0 * float(error))
     rows = torch.tensor([[0.3, NAN, 1.0]], dtype=torch.float64)
     exact, none = probability(model, event, rows, last=(1,))
     assert float(none) == 0.0
     assert float(exact) == float(probability(model, event, rows)[0])
-
-
-@pytest.mark.parametrize("seed", [0, 2, 4, 5])  # of networks whose orders contradict each other by up to a tenth
-def test_probabilities_given_sets_of_columns_that_follow_sum_to_one(seed: int) -> None:
-    model, given = gaussian_model(seed), {1: Intervals([(0.2, math.inf)])}
-    found = [
-        float(probability(model, {2: Levels([level])}, n=8_000, generator=seeded(), given=given, last=(1,))[0])
-        for level in range(3)
-    ]
-    assert sum(found) == pytest.approx(1.0, abs=0.01)
-    drawn = complete(model, UNKNOWN, n=40_000, generator=seeded(1), order=(2, 0, 1)).rows[0]
-    level = drawn[drawn[:, 1] > 0.2, 2]
-    shares = torch.stack([level == k for k in range(3)]).double().mean(1)
-    assert found == pytest.approx(shares.tolist(), abs=2.0 / math.sqrt(len(level)))
-
-
-@pytest.mark.parametrize("last", [(9,), (-1,), ("a",), 1, None])
-def test_unknown_last_columns_are_rejected(last: Any) -> None:
-    with pytest.raises(ValueError, match="last: expected columns from 0 to 2, got"):
-        complete(gaussian_model(), UNKNOWN, last=last)
-
-
-@pytest.mark.usefixtures("validation_of_distributions")
-def test_a_compiled_context_answers_as_it_does_without_compilation() -> None:
-    model = gaussian_model()
-    expected = complete(model, UNKNOWN, n=4, generator=seeded()).rows
-    model.context = torch.compile(model.context, backend="eager")  # type: ignore[assignment]
-    assert torch.equal(complete(model, UNKNOWN, n=4, generator=seeded()).rows, expected)

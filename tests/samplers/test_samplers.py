@@ -7,15 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from scipy.stats import kstest
 from torch import Tensor
 
 from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead
 from arcsm._runtime import random
-from arcsm.conditionals.conditionals import Accuracy, Conditionals
+from arcsm.conditionals.conditionals import Conditionals
 from arcsm.errors import AccuracyWarning
-from arcsm.metrics.evaluations import count_evaluations
-from arcsm.samplers import base as sampler_base
 from small_heads import TwoNormals
 from small_models import MakeModel, assert_uniform, seeded
 
@@ -28,7 +25,6 @@ UNITS: dict[str, Any] = {"shift": [3.0, -20.0], "scale": [0.5, 10.0]}
     [
         ("score", "probability_flow", "flow"),
         ("score", "inverse_cdf", "quadrature"),
-        ("gaussian", "inverse_cdf", "closed_form"),
         ("mixture", "inverse_cdf", "closed_form"),
         ("mixture", "probability_flow", "flow"),
     ],
@@ -37,46 +33,22 @@ def test_samples_follow_the_density_of_their_method(
     make_model: MakeModel, ladder: NoiseLadder, kind: str, sampler: str, method: str
 ) -> None:
     model = make_model(kind, noise=ladder, order=(1, 0), **UNITS)
-    x = model.sample(1500, sampler, seeded(11))
+    x = model.sample(500, sampler, seeded(11))
     assert_uniform(model.cdf(x, method=method, tol=1e-4))
 
 
-def test_the_uniformity_test_detects_another_density(make_model: MakeModel, ladder: NoiseLadder) -> None:
-    model = make_model(noise=ladder)
-    u = model.cdf(model.sample(1500, "inverse_cdf", seeded(11)), method="flow")
-    assert kstest(u[:, 0].numpy(), "uniform").pvalue < 1e-6
-
-
-@pytest.mark.parametrize("kind", ["gaussian", "mixture"])
-def test_fast_flow_converges_to_the_flow(make_model: MakeModel, kind: str) -> None:
+def test_fast_flow_converges_to_the_flow(make_model: MakeModel) -> None:
     """Both start from the same uniforms; the error decreases with the square of the number of steps."""
-    model = make_model(kind, noise=NoiseLadder(3.0, 0.2, 8), dtype=FLOAT64, order=(1, 0))
-    exact = model.sample(200, "probability_flow", seeded(11), steps=400, sampler_options={"tol": 1e-8})
+    model = make_model("mixture", noise=NoiseLadder(3.0, 0.2, 8), dtype=FLOAT64, order=(1, 0))
+    exact = model.sample(100, "probability_flow", seeded(11), steps=100, sampler_options={"tol": 1e-6})
     errors = [
-        float((model.sample(200, "fast_flow", seeded(11), steps=steps) - exact).abs().mean()) for steps in (16, 32, 64)
+        float((model.sample(100, "fast_flow", seeded(11), steps=steps) - exact).abs().mean()) for steps in (16, 32, 64)
     ]
     assert errors[1] < errors[0] / 2.8
     assert errors[2] < errors[1] / 2.8
 
 
-def test_fast_flow_is_close_to_the_flow_in_few_steps(make_model: MakeModel) -> None:
-    model = make_model("score", noise=NoiseLadder(3.0, 0.2, 8), dtype=FLOAT64, order=(1, 0))
-    exact = model.sample(200, "probability_flow", seeded(11), steps=100)
-    few = model.sample(200, "fast_flow", seeded(11), steps=4)
-    assert float((few - exact).abs().mean()) < 0.05 * float(exact.std())
-
-
-def test_fast_flow_takes_five_slopes_and_one_score_a_step(make_model: MakeModel) -> None:
-    model = make_model("score", features=1, noise=NoiseLadder(2.0, 0.2, 8))
-    with count_evaluations(model.head) as count:
-        model.sample(50, "fast_flow", seeded(1), steps=4)
-    assert (count.with_derivative, count.scores) == (5 * 50, 4 * 50)
-
-
-@pytest.mark.parametrize(
-    ("modes", "sigma"),
-    [((-1.0, 1.0), 0.5), ((-0.33, 3.0), 0.5), ((-0.4, 0.6), 0.4), ((8.0, 8.2), 0.1), ((0.0, 0.1), 0.02)],
-)
+@pytest.mark.parametrize(("modes", "sigma"), [((-0.33, 3.0), 0.5), ((8.0, 8.2), 0.1), ((0.0, 0.1), 0.02)])
 def test_fast_flow_integrates_where_the_coarse_grid_is_inaccurate(modes: tuple[float, float], sigma: float) -> None:
     """The modes are distinct, outside the grid, or too narrow for it."""
     model = AutoregressiveModel(MADE(1, 1, (4,)), TwoNormals(modes, 0.05), NoiseLadder(sigma, sigma / 5.0, 8)).double()
@@ -87,54 +59,11 @@ def test_fast_flow_integrates_where_the_coarse_grid_is_inaccurate(modes: tuple[f
     assert float((fast - exact).abs().median()) < 0.05 * sigma
 
 
-@pytest.mark.parametrize("sampler", ["langevin", "probability_flow", "fast_flow", "inverse_cdf"])
+@pytest.mark.parametrize("sampler", ["langevin", "probability_flow", "fast_flow"])
 def test_samplers_work_under_autocast(make_model: MakeModel, ladder: NoiseLadder, sampler: str) -> None:
     model = make_model("score", noise=ladder, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         assert bool(model.sample(4, sampler, seeded(1)).isfinite().all())
-
-
-def test_normal_approximation_takes_four_evaluations(make_model: MakeModel, ladder: NoiseLadder) -> None:
-    model = make_model("mixture", noise=ladder, dtype=FLOAT64)
-    conditionals = Conditionals(model.head, model.head.project(torch.randn(40, 3, dtype=FLOAT64)), (8.0,), "quadrature")
-    with count_evaluations(model.head) as count:
-        mean, deviation = sampler_base.normal_approximation(conditionals, 8.0)
-    assert count.scores == 4 * 40
-    exact = Conditionals(model.head, conditionals.projection, (8.0,), "closed_form")
-    for u, normal in ((0.2, -0.8416), (0.5, 0.0), (0.8, 0.8416)):  # under wide noise, conditionals are nearly normal
-        quantile = exact.icdf(torch.full_like(mean, u))
-        torch.testing.assert_close(mean + normal * deviation, quantile, rtol=0.0, atol=0.15 * 8.0)
-
-
-@pytest.mark.parametrize("kind", ["score", "mixture"])
-def test_nodes_around_a_wrong_guess_still_find_all_mass(make_model: MakeModel, ladder: NoiseLadder, kind: str) -> None:
-    model = make_model(kind, noise=ladder, dtype=FLOAT64)
-    projection = model.head.project(torch.randn(60, 3, dtype=FLOAT64))
-    part = Conditionals(model.head, projection, (ladder.sigma_max,), "quadrature", Accuracy(1e-6))
-    guesses = [sampler_base.normal_approximation(part, ladder.sigma_max)]
-    guesses += [(torch.full((60,), mean, dtype=FLOAT64), torch.full((60,), sd, dtype=FLOAT64))
-                for mean, sd in ((1e3, 5.0), (-1e3, 1e-3), (0.0, 1e3))]  # fmt: skip
-    u = torch.rand(60, generator=seeded(3), dtype=FLOAT64)
-    for mean, deviation in guesses:
-        nodes = sampler_base.nodes_around(part, mean, deviation)
-        torch.testing.assert_close(part.icdf(u, nodes), part.icdf(u), rtol=0.0, atol=2e-5)
-
-
-def test_nodes_around_integrate_nearly_normal_conditionals_in_one_pass(make_model: MakeModel) -> None:
-    model = make_model("score", noise=NoiseLadder(8.0, 0.2, 8), dtype=FLOAT64)
-    part = Conditionals(
-        model.head, model.head.project(torch.randn(60, 3, dtype=FLOAT64)), (8.0,), "quadrature", Accuracy(1e-3)
-    )
-    nodes = sampler_base.nodes_around(part, *sampler_base.normal_approximation(part, 8.0))
-    evaluations = part.density(slice(0, 60), 8.0, nodes=nodes).evaluations
-    assert torch.equal(evaluations, torch.full((60,), nodes.shape[1] - 2))  # the score at the outer two is known
-
-
-def test_probability_flow_at_other_levels_and_steps(make_model: MakeModel, ladder: NoiseLadder) -> None:
-    model = make_model(noise=ladder)
-    for options in ({"level": 0}, {"level": 4}, {"steps": 12}):
-        x = model.sample(800, generator=seeded(12), **options)
-        assert_uniform(model.cdf(x, method="flow", tol=1e-4, **options))
 
 
 def test_langevin_samples_a_known_gaussian(make_model: MakeModel) -> None:
@@ -148,17 +77,6 @@ def test_langevin_samples_a_known_gaussian(make_model: MakeModel) -> None:
     inflation = 1.0 / (1.0 - 0.4 * ladder.sigma_min**2 / (4.0 * variance))
     z = z / inflation.sqrt()
     assert_uniform(torch.special.ndtr(z).detach())
-
-
-def test_langevin_without_a_ladder(make_model: MakeModel) -> None:
-    model = make_model("gaussian", features=1)
-    with torch.no_grad():
-        projection = model.head.project(model.context(torch.zeros(1, 1).double()))
-        mean, variance = model.head.moments(projection)  # type: ignore[operator]
-    step = 0.1 * float(variance)
-    x = model.sample(2000, "langevin", seeded(6), sampler_options={"steps": 150, "step_size": step})
-    assert float(x.mean()) == pytest.approx(float(mean), abs=0.1 * float(variance.sqrt()))
-    assert float(x.var()) == pytest.approx(float(variance) / (1.0 - 0.1 / 4.0), rel=0.12)
 
 
 @pytest.mark.filterwarnings("error")
@@ -182,34 +100,25 @@ def test_the_generator_determines_the_sample_and_the_global_state_is_unchanged(
     assert not first.requires_grad
 
 
-def test_default_samplers(make_model: MakeModel, ladder: NoiseLadder) -> None:
-    for kind, noise, sampler in (
-        ("score", ladder, "probability_flow"),
-        ("score", None, "inverse_cdf"),
-        ("mixture", ladder, "inverse_cdf"),
-    ):
-        model = make_model(kind, noise=noise)
-        assert torch.equal(model.sample(4, generator=seeded()), model.sample(4, sampler, seeded()))
-
-
-@pytest.mark.parametrize("classes", [0, 3])
-@pytest.mark.parametrize("sampler", ["langevin", "probability_flow", "fast_flow", "inverse_cdf"])
+@pytest.mark.parametrize(
+    ("sampler", "classes"), [("langevin", 0), ("probability_flow", 3), ("fast_flow", 0), ("inverse_cdf", 3)]
+)
 def test_samples_do_not_depend_on_the_batch_size(
     make_model: MakeModel, ladder: NoiseLadder, sampler: str, classes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(random, "ROWS", 32)
+    monkeypatch.setattr(random, "ROWS", 8)
     model = make_model(noise=ladder, classes=classes)
-    given: dict[str, Any] = {"condition": torch.arange(70) % classes} if classes else {}
+    given: dict[str, Any] = {"condition": torch.arange(20) % classes} if classes else {}
     if sampler == "langevin":
         given["sampler_options"] = {"steps": 2}
     generator = seeded(4)
-    expected, later = model.sample(70, sampler, generator, **given), torch.rand(3, generator=generator)
-    assert len(expected.unique(dim=0)) == 70
+    expected, later = model.sample(20, sampler, generator, **given), torch.rand(3, generator=generator)
+    assert len(expected.unique(dim=0)) == 20
     torch.manual_seed(4)
-    torch.testing.assert_close(model.sample(70, sampler, **given, batch_size=20), expected)  # the global generator
-    for size in (1, 7, 32, 50, 1000):
+    torch.testing.assert_close(model.sample(20, sampler, **given, batch_size=5), expected)  # the global generator
+    for size in (3, 8, 100):
         generator = seeded(4)
-        found = model.sample(70, sampler, generator, batch_size=size, **given)
+        found = model.sample(20, sampler, generator, batch_size=size, **given)
         torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-5)  # quantiles of fast_flow are that accurate
         assert torch.equal(torch.rand(3, generator=generator), later)
 
@@ -219,10 +128,9 @@ def test_samplers_that_draw_from_the_generator_never_repeat_numbers(make_model: 
         return torch.rand(len(conditionals), generator=generator, dtype=conditionals.dtype)
 
     model = make_model()
-    for size in (1, 9, 64):
-        x = model.sample(64, uniform, seeded(), batch_size=size)
-        assert len(x.unique()) == x.numel()
-        assert torch.equal(x, model.sample(64, uniform, seeded(), batch_size=size))
+    x = model.sample(64, uniform, seeded(), batch_size=9)
+    assert len(x.unique()) == x.numel()
+    assert torch.equal(x, model.sample(64, uniform, seeded(), batch_size=9))
 
 
 @pytest.mark.parametrize("level", [-1, 2])
@@ -234,17 +142,10 @@ def test_denoising_takes_one_step_of_tweedies_formula(make_model: MakeModel, lad
     torch.testing.assert_close(clean, noisy + (ladder.sigma(level) * model.scale).square() * s)
 
 
-def test_there_is_no_progress_bar_in_a_pipe(
-    make_model: MakeModel, ladder: NoiseLadder, capsys: pytest.CaptureFixture[str]
-) -> None:
-    make_model(noise=ladder).sample(3, generator=seeded(), progress=True)
-    assert capsys.readouterr() == ("", "")
-
-
 def test_samples_follow_their_condition(make_model: MakeModel, ladder: NoiseLadder) -> None:
     model = make_model(noise=ladder, classes=2)
-    labels = torch.arange(1500) % 2
-    x = model.sample(1500, generator=seeded(3), condition=labels, batch_size=400)
+    labels = torch.arange(500) % 2
+    x = model.sample(500, generator=seeded(3), condition=labels, batch_size=400)
     assert_uniform(model.cdf(x, condition=labels, tol=1e-4))
     shared = model.sample(5, generator=seeded(4), condition=torch.tensor(1))
     assert torch.equal(shared, model.sample(5, generator=seeded(4), condition=torch.ones(5, dtype=torch.long)))
@@ -279,17 +180,13 @@ def test_denoised_samples_stay_within_bounds() -> None:
     assert float(x.max()) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(("sampler", "integrals"), [("probability_flow", 80), ("inverse_cdf", 40)])
-def test_samples_warn_about_integrals_that_missed_the_tolerance(
-    make_model: MakeModel, ladder: NoiseLadder, sampler: str, integrals: int
-) -> None:
-    """The flow has two of each conditional, at the largest noise and down the ladder."""
+def test_samples_warn_about_integrals_that_missed_the_tolerance(make_model: MakeModel, ladder: NoiseLadder) -> None:
     model = make_model(noise=ladder)
-    with pytest.warns(AccuracyWarning, match=rf"^{integrals} integrals \(of 40 conditionals"):
-        model.sample(20, sampler, batch_size=8, sampler_options={"tol": 1e-18})
+    with pytest.warns(AccuracyWarning, match=r"^4 integrals \(of 4 conditionals"):
+        model.sample(2, "inverse_cdf", seeded(), batch_size=1, sampler_options={"tol": 1e-18})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model.sample(20, sampler)
+        model.sample(2, "inverse_cdf", seeded())
 
 
 def test_steps_of_a_sampler_differ_from_steps_of_the_ladder(make_model: MakeModel, ladder: NoiseLadder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +14,6 @@ from arcsm import (
     MADE,
     AutoregressiveModel,
     GaussianHead,
-    LogisticMixtureHead,
     NoiseLadder,
     PixelCNNPP,
     ScoreHead,
@@ -45,9 +45,8 @@ OBJECTIVES: dict[str, Callable[..., Tensor]] = {
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-@pytest.mark.parametrize("continuous", [False, True])
-def test_gradients_of_shares_sum_to_that_of_the_batch(name: str, continuous: bool) -> None:
-    model = small_model(continuous=continuous).double()
+def test_gradients_of_shares_sum_to_that_of_the_batch(name: str) -> None:
+    model = small_model(partial(GaussianHead, 4) if name == "mle" else None, continuous=name != "csm").double()
     x = torch.randn(10, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
     def gradient(sources: list[tuple[slice, Source]]) -> list[Tensor]:
@@ -69,11 +68,9 @@ def test_gradients_of_shares_sum_to_that_of_the_batch(name: str, continuous: boo
 MODELS: dict[str, Callable[[], AutoregressiveModel]] = {
     "scores": small_model,
     "gaussian": lambda: small_model(lambda: GaussianHead(4)),
-    "mixture": lambda: small_model(lambda: LogisticMixtureHead(4)),
     "missing": lambda: small_model(context=lambda: MADE(3, 4, (16,), missing=True)),
     "residual": lambda: small_model(context=lambda: MADE(3, 4, (16, 16), residual=True)),
-    "images": lambda: small_model(context=lambda: PixelCNNPP((1, 4, 4), 4, nr_filters=4, nr_resnet=1)),
-    "colours": lambda: small_model(context=lambda: PixelCNNPP((3, 4, 4), 4, nr_filters=4, nr_resnet=1)),
+    "colours": lambda: small_model(context=lambda: PixelCNNPP((3, 2, 2), 4, nr_filters=2, nr_resnet=1)),
 }
 
 
@@ -85,13 +82,11 @@ def test_every_weight_has_a_gradient_as_distributed_training_expects(name: str) 
     assert [key for key, p in model.named_parameters() if p.grad is None] == []
 
 
-@pytest.mark.parametrize("name", ["scores", "colours"])
-@pytest.mark.parametrize("accumulate", [2, 5])
-def test_accumulated_gradients_train_to_the_same_weights(name: str, accumulate: int) -> None:
-    x = torch.randn(40, MODELS[name]().features, generator=torch.Generator().manual_seed(1))
+def test_accumulated_gradients_train_to_the_same_weights() -> None:
+    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
     results = []
-    for parts in (1, accumulate):
-        model = MODELS[name]()
+    for parts in (1, 5):
+        model = small_model()
         config = TrainConfig(steps=6, batch_size=16, device="cpu", dequantise=0.1, accumulate=parts)
         result = fit(model, x, x, config)
         results.append((result.best_loss, model.state_dict()))

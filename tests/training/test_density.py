@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from arcsm import MADE, AutoregressiveModel, GaussianHead, NoiseLadder, ScoreHead, TrainConfig, fit, objectives
+from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, TrainConfig, fit, objectives
 from arcsm.errors import TrainingWarning
 from small_runs import correlated_rows, have_same_weights, short_config, small_density
 
 
+@pytest.mark.slow
 def test_training_learns_a_correlated_gaussian() -> None:
     x = correlated_rows(4000)
     model = AutoregressiveModel(MADE(2, 4, (16,)), ScoreHead(4, (32, 32)), NoiseLadder(1.5, 0.1, 8))
@@ -29,14 +27,6 @@ def test_training_learns_a_correlated_gaussian() -> None:
     )
     gap = (true.log_prob(held_out + noise) - model.log_prob(held_out + noise)).mean()
     assert -0.02 < gap < 0.05
-
-
-@pytest.mark.parametrize("objective", ["csm", "dsm", "ssm", "sm", "mle"])
-def test_every_objective_improves_its_held_out_value(objective: str) -> None:
-    model = AutoregressiveModel(MADE(2, 4, (16,)), GaussianHead(4), NoiseLadder(1.0, 0.3, 3))
-    x = correlated_rows(500)
-    result = fit(model, x, x[:200], short_config(objective=objective, steps=120, learning_rate=1e-2, ema=0.0))
-    assert result.history[-1]["valid"] < result.history[0]["valid"]
 
 
 def test_a_custom_objective_trains(tmp_path: Path) -> None:
@@ -57,28 +47,17 @@ def test_a_custom_objective_trains(tmp_path: Path) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("model", "config", "message"),
-    [
-        (torch.nn.DataParallel(small_density()), None, "model: expected .* got DataParallel; give its module"),
-        (torch.nn.Linear(2, 2), None, "model: expected an AutoregressiveModel, got Linear$"),
-        (small_density(), {"steps": 3}, r"config: expected a TrainConfig, got dict; give TrainConfig\(\*\*config\)"),
-        (small_density(), 3, "config: expected a TrainConfig, got int$"),
-    ],
-)
-def test_models_and_configurations_of_another_type_are_rejected(model: Any, config: Any, message: str) -> None:
-    with pytest.raises(TypeError, match=message):
-        fit(model, correlated_rows(), config=config)
+def test_models_and_configurations_of_another_type_are_rejected() -> None:
+    with pytest.raises(TypeError, match=r"model: expected .* got DataParallel; give its module"):
+        fit(torch.nn.DataParallel(small_density()), correlated_rows())
+    with pytest.raises(TypeError, match=r"config: expected a TrainConfig, got dict; give TrainConfig\(\*\*config\)"):
+        fit(small_density(), correlated_rows(), config={"steps": 3})
 
 
-@pytest.mark.parametrize(
-    ("loss", "got"), [(lambda x: x.sum(-1), r"shape \(64,\)"), (lambda x: 0.5, "float"), (lambda x: None, "NoneType")]
-)
-def test_an_objective_that_returns_no_scalar_is_rejected(loss: Callable[[Tensor], Any], got: str) -> None:
-    with pytest.raises(ValueError, match=f"objective: expected to return a scalar tensor, .* got {got}"):
-        fit(
-            small_density(), correlated_rows(), config=short_config(batch_size=64), objective=lambda _, x, **__: loss(x)
-        )
+def test_an_objective_that_returns_no_scalar_is_rejected() -> None:
+    config = short_config(batch_size=64)
+    with pytest.raises(ValueError, match=r"objective: expected to return a scalar tensor, .* got shape \(64,\)"):
+        fit(small_density(), correlated_rows(), config=config, objective=lambda _, x, **__: x.sum(-1))
 
 
 def test_mix_requires_a_ladder() -> None:
@@ -89,32 +68,17 @@ def test_mix_requires_a_ladder() -> None:
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize(
-    "changes", [{"objective": "ssm"}, {"objective": "sm"}, {"objective": "mle"}, {"objective": "dsm", "sigma": 0.1}]
-)
-def test_objectives_of_one_noise_level_warn_about_a_ladder(changes: dict[str, object]) -> None:
+def test_an_objective_of_one_noise_level_warns_about_a_ladder() -> None:
+    one_level = short_config(steps=1, objective="ssm")
     with pytest.warns(TrainingWarning, match="trains one noise level of the model's 5"):
-        fit(small_density(), correlated_rows(), config=short_config(steps=1, **changes))
+        fit(small_density(), correlated_rows(), config=one_level)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fit(small_density(noise=False), correlated_rows(), config=short_config(steps=1, **changes))
+        fit(small_density(noise=False), correlated_rows(), config=one_level)
         fit(small_density(), correlated_rows(), config=short_config(steps=1, objective="dsm"))
 
 
-def test_half_precision_leaves_rows_in_single_precision() -> None:
-    seen: dict[str, Tensor] = {}
-
-    def spy(model: AutoregressiveModel, x: Tensor, **arguments: object) -> Tensor:
-        seen[str(torch.is_autocast_enabled("cpu"))] = x
-        return objectives.csm(model, x, 1.0, **arguments)  # type: ignore[arg-type]
-
-    x = torch.randn(64, 2) + 1000.0
-    fit(small_density(), x, config=short_config(steps=1, precision="bf16-mixed"), objective=spy)
-    assert seen["True"].dtype == torch.float32
-    assert torch.equal(seen["True"].sort(0).values, x.sort(0).values)
-
-
-def test_a_head_with_an_overridden_score_is_trained_and_integrated_by_it() -> None:
+def test_a_head_with_an_overridden_score_is_trained_by_it() -> None:
     class Narrower(ScoreHead):
         def projected_score_and_derivative(
             self, projection: Tensor, x: Tensor, sigma: object = None
@@ -126,11 +90,7 @@ def test_a_head_with_an_overridden_score_is_trained_and_integrated_by_it() -> No
             return self.projected_score_and_derivative(projection, x, sigma)[0]
 
     model = AutoregressiveModel(MADE(1, 4, (8,)), Narrower(4, (8,))).double()
-    x = torch.linspace(-6.0, 6.0, 4001, dtype=torch.float64)[:, None]
-    log_p = model.log_prob(x).detach()
-    assert float(torch.logsumexp(log_p, 0)) + math.log(float(x[1] - x[0])) == pytest.approx(0.0, abs=1e-5)
-    slope = (log_p[2:] - log_p[:-2]) / float(x[2] - x[0])
-    torch.testing.assert_close(slope, model.score(x[1:-1])[0][:, 0].detach(), rtol=1e-3, atol=1e-3)
+    x = torch.linspace(-6.0, 6.0, 41, dtype=torch.float64)[:, None]
     s, ds = (t.detach() for t in model.score(x))
     by_hand = (0.5 * s.square() + ds).mean()
     assert float(objectives.csm(model, x, 1.0).detach()) == pytest.approx(float(by_hand), rel=1e-9)
@@ -170,29 +130,9 @@ def test_weights_are_a_function_of_the_seed() -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
-class FunctionalDropout(torch.nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.nn.functional.dropout(x, 0.5, self.training)
-
-
-@pytest.mark.parametrize(
-    "layer", [torch.nn.Dropout1d(0.5), torch.nn.AlphaDropout(0.5), torch.nn.RReLU(), FunctionalDropout()]
-)
-def test_all_random_layers_are_seeded(layer: torch.nn.Module) -> None:
-    class Noisy(MADE):
-        def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-            contexts: Tensor = self.layer(super().forward(x, condition))
-            return contexts
-
-    models = []
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        made = Noisy(2, 4, (16,))
-        made.load_state_dict(small_density().context.state_dict())
-        made.layer = copy.deepcopy(layer)
-        models.append(AutoregressiveModel(made, copy.deepcopy(small_density().head), NoiseLadder(1.0, 0.1, 5)))
-        fit(models[-1], correlated_rows(), config=short_config(steps=3))
-    assert have_same_weights(*models)
+def test_a_deterministic_training_has_no_compiled_code() -> None:
+    with pytest.raises(ValueError, match="compiled: a deterministic training has no compiled code"):
+        TrainConfig(deterministic=True, compiled=True)
 
 
 def test_a_deterministic_training_depends_neither_on_threads_nor_on_c(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import multiprocessing
 import random
-import re
 import signal
 import subprocess
 import time
-import warnings
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -47,7 +43,7 @@ from small_runs import (
 )
 
 
-@pytest.mark.parametrize("cut", [1, 7, 20])
+@pytest.mark.parametrize("cut", [1, 20])
 def test_a_resumed_run_ends_like_an_uninterrupted_one(tmp_path: Path, cut: int) -> None:
     x, held_out = correlated_rows(), correlated_rows(seed=5)
     whole = small_density()
@@ -64,75 +60,30 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(tmp_path: Path, cut: int) 
     assert [row["step"] for row in logs[0]] == [row["step"] for row in logs[1]]
 
 
-def fit_with_a_checkpoint_after_every_step(run: Path) -> None:
-    torch.set_num_threads(1)
-    config = short_config(steps=400, checkpoint_seconds=0)
-    fit(small_density(), correlated_rows(), correlated_rows(seed=5), config, run=run, resume=True)
-
-
-def test_sigkill_loses_nothing(tmp_path: Path) -> None:
-    def finish(run: Path) -> None:
-        fit(small_density(), correlated_rows(), correlated_rows(seed=5), short_config(steps=400), run=run, resume=True)
-
-    state = tmp_path / "killed" / STATE_NAME
-    for attempt in range(2):
-        before = state.stat().st_mtime_ns if state.exists() else 0
-        fork = multiprocessing.get_context("fork")  # saves the seconds of the imports
-        process = fork.Process(target=fit_with_a_checkpoint_after_every_step, args=(tmp_path / "killed",), daemon=True)
-        process.start()
-        while not state.exists() or state.stat().st_mtime_ns == before:
-            assert process.is_alive()
-            time.sleep(0.01)
-        time.sleep(0.05 * attempt)
-        process.kill()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in the forks
-    try:
-        finish(tmp_path / "killed")
-        finish(tmp_path / "whole")
-    finally:
-        torch.set_num_threads(threads)
-    assert have_same_weights(load(tmp_path / "whole"), load(tmp_path / "killed"))
-
-
-def test_early_stopping_keeps_the_best_weights() -> None:
-    model = small_density(noise=False)
-    x = correlated_rows(40)
-    result = fit(
-        model, x, correlated_rows(400, seed=7), short_config(steps=4000, learning_rate=2e-2, ema=0.0, patience=3)
-    )
+def test_early_stopping_keeps_the_best_weights_and_a_resumed_run_stays_stopped(tmp_path: Path) -> None:
+    x, held_out = correlated_rows(40), correlated_rows(400, seed=7)
+    config = short_config(steps=4000, learning_rate=2e-2, ema=0.0, patience=3)
+    models = [small_density(noise=False) for _ in range(2)]
+    result = fit(models[0], x, held_out, config, run=tmp_path)
     assert result.stopped_early
     assert result.steps < 4000
     assert result.best_loss == min(row["valid"] for row in result.history)
     assert result.best_step == result.steps - 3 * 10
-
-
-def test_a_run_that_stopped_early_stays_stopped(tmp_path: Path) -> None:
-    x = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
-    config = TrainConfig(
-        steps=4000, batch_size=8, learning_rate=5e-2, validate_every=2, patience=2, ema=0.0, device="cpu"
-    )
-    first, second = small_density(), small_density()
-    result = fit(first, x, x[:8], config, run=tmp_path)
-    assert result.stopped_early
-    again = fit(second, x, x[:8], config, run=tmp_path, resume=True)
+    again = fit(models[1], x, held_out, config, run=tmp_path, resume=True)
     assert (again.steps, again.stopped_early) == (result.steps, True)
-    assert have_same_weights(first, second)
+    assert have_same_weights(*models)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_stops_after_the_step_and_keeps_it(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_signal_stops_after_the_step_and_keeps_it(tmp_path: Path) -> None:
     x = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
     config = TrainConfig(steps=9, batch_size=8, device="cpu", checkpoint_seconds=1e9)
     whole, resumed = small_density(), small_density()
     fit(whole, x, x, config)
-    signal.signal(number, signal.default_int_handler)  # also where the tests were started to ignore it
-    before = signal.getsignal(number)
-    with before_step(4, lambda _: signal.raise_signal(number)), pytest.raises(KeyboardInterrupt, match="after step 5"):
+    before = signal.getsignal(signal.SIGTERM)
+    interrupted = pytest.raises(KeyboardInterrupt, match="after step 5")
+    with before_step(4, lambda _: signal.raise_signal(signal.SIGTERM)), interrupted:
         fit(small_density(), x, x, config, run=tmp_path)
-    assert signal.getsignal(number) == before
+    assert signal.getsignal(signal.SIGTERM) == before
     fit(resumed, x, x, config, run=tmp_path, resume=True)
     assert have_same_weights(whole, resumed)
 
@@ -177,39 +128,20 @@ def test_divergence_reports_step_and_cause_and_keeps_good_weights(tmp_path: Path
     assert have_same_weights(model, load(tmp_path))
 
 
-def test_divergence_before_any_validation_keeps_the_initial_weights(tmp_path: Path) -> None:
-    model = small_density()
-    before = copy.deepcopy(model)
-    changes = {"learning_rate": 1e38, "warmup_steps": 0, "clip_norm": None, "standardise": "none"}
-    with pytest.raises(TrainingDiverged, match="holds the weights of step 0"):
-        fit(model, correlated_rows(), config=short_config(validate_every=1000, **changes), run=tmp_path)
-    assert have_same_weights(model, before)
-    assert have_same_weights(model, load(tmp_path))
-    assert not model.training
-
-
 def test_held_out_rows_without_a_finite_loss_end_training() -> None:
     model, x = AutoregressiveModel(MADE(2, 4, (8,)), GaussianHead(4)), torch.randn(100, 2)
     with pytest.raises(TrainingDiverged, match="the objective on held-out rows is inf; one of them may be far"):
         fit(model, x, torch.cat([x, x.new_full((1, 2), 1e25)]), short_config(objective="mle"))
 
 
-@pytest.mark.parametrize("learning_rate", [1e-2, 1.0])  # the warm-up takes the whole run
-def test_a_breakdown_with_finite_losses_warns(learning_rate: float) -> None:
+def test_a_breakdown_with_finite_losses_warns() -> None:
     x = toy("two_moons").sample(2000, torch.Generator().manual_seed(0))
     torch.manual_seed(0)
     head = ScoreHead(8, (16, 16), sinusoids=8, residual=True)
     model = AutoregressiveModel(MADE(2, 8, (16,)), head, NoiseLadder(2.0, 0.05, 5))
-    settings = short_config(
-        steps=400, learning_rate=learning_rate, warmup_steps=400, schedule="constant", validate_every=50
+    settings = short_config(  # the warm-up takes the whole run
+        steps=400, learning_rate=1.0, warmup_steps=400, schedule="constant", validate_every=50
     )
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with pytest.warns(TrainingWarning, match=r"broke down after step \d+: .* lower learning_rate \(1\)"):
         history = fit(model, x, config=settings).history
-    messages = [str(warning.message) for warning in caught if warning.category is TrainingWarning]
-    if learning_rate == 1e-2:
-        assert messages == []
-    else:
-        assert len(messages) == 1
-        assert re.search(r"broke down after step \d+: .* lower learning_rate \(1\)", messages[0])
-        assert history[-1]["loss"] > min(row["loss"] for row in history)
+    assert history[-1]["loss"] > min(row["loss"] for row in history)
