@@ -1,4 +1,4 @@
-"""Small runs on images and on a table, and how to call a command."""
+"""Small runs on images and on a table, a fitted table, and small models of all other tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from arcsm.cli.fitted_tables import FittedTable
+from small_fitted_tables import fitted_table
 from small_runs import call
+from small_tables import use_small_models
 
 RUN = """
 name: tiny
@@ -20,7 +23,12 @@ train: {steps: 20, batch_size: 64, device: cpu, validate_every: 10, standardise:
 """
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(autouse=True)
+def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_models(monkeypatch)
+
+
+@pytest.fixture(scope="session")
 def image_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the run of a model of digits; its configuration file is beside it."""
     folder = tmp_path_factory.mktemp("images")
@@ -29,7 +37,7 @@ def image_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def table_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the run of a model of a table, which is beside it."""
     folder = tmp_path_factory.mktemp("table")
@@ -38,3 +46,10 @@ def table_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tiny.yaml").write_text(RUN % (f"table, path: {folder / 'data.csv'}", "columns"))
     assert call("train", folder / "tiny.yaml", "--out", folder / "run") == 0
     return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[FittedTable, Path]:
+    """Return a fitted table, and its file."""
+    path = tmp_path_factory.mktemp("fitted") / "rows.csv"
+    return fitted_table(path), path

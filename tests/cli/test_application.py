@@ -18,8 +18,6 @@ from small_runs import call
     ("arguments", "code", "message"),
     [
         (["train", "digit"], 1, "did you mean digits"),
-        (["train", "digits", "--set", "train.stepz=1"], 1, "did you mean steps"),
-        (["train", "mnist-made", "--set", "data.path=nowhere", "--out", "RUN"], 1, "download=true"),
         (["train"], 2, "missing argument"),
         (["trai"], 2, "no such command"),
         (["sample", "nowhere", "--out", "x.png"], 1, "no such file"),
@@ -27,9 +25,7 @@ from small_runs import call
         (["sample", "MODEL", "--out", "x.png", "--sampler", "magic"], 1, "expected one of langevin"),
         (["sample", "MODEL", "--out", "x.png", "-n", "0"], 2, "-n"),
         (["sample", "MODEL", "--out", "x.png", "--device", "warp"], 1, "device"),
-        (["score", "MODEL", "nowhere.csv", "--out", "x.csv"], 1, "nowhere.csv"),
         (["report", "nowhere"], 1, "not a run"),
-        (["info", "nowhere"], 1, "no such file"),
     ],
 )
 def test_mistakes_are_one_line_on_standard_error(
@@ -37,31 +33,23 @@ def test_mistakes_are_one_line_on_standard_error(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    names = {"MODEL": str(image_run), "RUN": str(tmp_path / "run")}
-    assert call(*(names.get(argument, argument) for argument in arguments)) == code
+    assert call(*(argument.replace("MODEL", str(image_run)) for argument in arguments)) == code
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
     assert captured.err.startswith("arcsm: ")
     assert message.lower() in captured.err.lower()
 
 
-def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_help_with_an_example_and_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("--help") == 0
-    listed = capsys.readouterr().out
-    for name in ("quickstart", "train", "sample", "score", "report", "info"):
-        assert name in listed
+    overview, group = capsys.readouterr().out, get_command(application.app)
+    for name, listed in group.commands.items():
+        assert name in overview
+        assert listed.help == group.get_command(None, name).help.split("\n\n")[0]
         assert call(name, "--help") == 0
         text = capsys.readouterr().out
         assert f"arcsm {name}" in text
         assert "Example" in text
-
-
-def test_lists_of_commands_show_the_first_sentences_of_their_help(capsys: pytest.CaptureFixture[str]) -> None:
-    group = get_command(application.app)
-    assert len(group.commands) == 14
-    for name, listed in group.commands.items():
-        first, *_ = group.get_command(None, name).help.split("\n\n")
-        assert listed.help == first
 
 
 def test_help_completion_and_unknown_commands_do_not_wait_for_torch() -> None:
@@ -69,7 +57,7 @@ def test_help_completion_and_unknown_commands_do_not_wait_for_torch() -> None:
         "import sys; from arcsm.cli import application; code = application.run(sys.argv[1:]); "
         "print('torch' in sys.modules, code)"
     )
-    for arguments, code in ((["--help"], 0), (["--version"], 0), (["trai"], 2)):
+    for arguments, code in ((["--help"], 0), (["trai"], 2)):
         command = [sys.executable, "-c", script, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
         assert done.stdout.endswith(f"False {code}\n")
@@ -86,18 +74,12 @@ def test_help_completion_and_unknown_commands_do_not_wait_for_torch() -> None:
     assert done.stdout.split() == ["impute", "False"]
 
 
-def test_help_breaks_lines_at_the_end_of_the_terminal_only(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 400)
-    assert call("detect", "--help") == 0
-    assert "without the header. Columns that only label the rows" in capsys.readouterr().out
-
-
 #: Runs a command and fails if it has imported a package that takes seconds to import.
 _LIGHT = """
 import sys
+from arcsm._runtime import progress
 from arcsm.cli import application
+progress.monotonic = lambda: 0.0  # on a busy machine, too
 code = application.run(sys.argv[1:])
 sys.exit(code or ", ".join({"lightning_fabric", "matplotlib", "sklearn", "scipy.stats"} & sys.modules.keys()) or None)
 """

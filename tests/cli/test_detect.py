@@ -2,58 +2,44 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from arcsm.cli import application
 from arcsm.data import read_frame, write_frame
 from arcsm.errors import SkippedWarning
-from small_tables import correlated_table, mixed_table, run, use_small_models
+from small_tables import correlated_table, mixed_table, run
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_detect_and_impute_write_tables(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_small_models(monkeypatch)
+def test_detect_and_impute_write_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = mixed_table(200)
-    write_frame(tmp_path / f"normal{suffix}", table.head(150))
+    write_frame(tmp_path / "normal.parquet", table.head(150))
     new = table.tail(50)[list(reversed(table.columns))].copy()
     new.loc[new.index[0], "height"] = np.nan
     new.loc[new.index[1], ["visits", "income"]] = [np.nan, 1e9]
     new.loc[new.index[2], "city"] = None
-    write_frame(tmp_path / f"new{suffix}", new)
+    write_frame(tmp_path / "new.parquet", new)
     monkeypatch.setattr("arcsm.cli.outliers._PART_ROWS", 20)
-    names = [str(tmp_path / f"{name}{suffix}") for name in ("normal", "new", "scores")]
-    assert application.run(["detect", *names[:2], "--out", names[2], "--report", str(tmp_path / "page.html")]) == 0
-    scores = read_frame(names[2])
-    assert scores["row"].tolist() == list(range(1, 51))
-    assert (tmp_path / "page.html").stat().st_size > 10_000
-    assert application.run(["impute", names[1], "--out", str(tmp_path / f"filled{suffix}")]) == 0
-    filled = read_frame(tmp_path / f"filled{suffix}")
-    assert list(filled.columns) == list(new.columns)
-    assert not filled.isna().any(axis=None)
+    normal, rows, scores, filled = (tmp_path / f"{name}.parquet" for name in ("normal", "new", "scores", "filled"))
+    assert run("detect", normal, rows, "--out", scores) == 0
+    assert read_frame(scores)["row"].tolist() == list(range(1, 51))
+    assert run("impute", rows, "--out", filled) == 0
+    assert list(read_frame(filled).columns) == list(new.columns)
+    assert not read_frame(filled).isna().any(axis=None)
 
 
-def test_columns_that_only_the_scored_table_has_get_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_small_models(monkeypatch)
+def test_columns_that_only_the_scored_table_has_get_a_warning(tmp_path: Path) -> None:
     table = mixed_table(80)
-    write_frame(tmp_path / "normal.csv", table)
-    write_frame(tmp_path / "new.csv", table.head(9).assign(extra=1, id=2, more="a"))
-    names = [str(tmp_path / name) for name in ("normal.csv", "new.csv", "scores.csv")]
+    normal, new, out = (tmp_path / f"{name}.csv" for name in ("normal", "new", "scores"))
+    write_frame(normal, table)
+    write_frame(new, table.head(9).assign(extra=1, id=2, more="a"))
     with pytest.warns(SkippedWarning, match=r"new\.csv: not in .*normal\.csv, so left out: extra, id, more"):
-        assert application.run(["detect", *names[:2], "--out", names[2]]) == 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", SkippedWarning)
-        assert application.run(["detect", names[0], names[0], "--out", names[2]]) == 0
+        assert run("detect", normal, new, "--out", out) == 0
 
 
-def test_each_table_may_have_its_own_encoding(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    use_small_models(monkeypatch)
+def test_each_table_may_have_its_own_encoding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = correlated_table(60).rename(columns={"a": "Größe"}).to_csv(index=False)
     train, test, out = tmp_path / "train.csv", tmp_path / "test.csv", tmp_path / "o.csv"
     train.write_bytes(text.encode("cp1252"))
@@ -67,12 +53,11 @@ def test_each_table_may_have_its_own_encoding(
     assert "--encoding: expected one, or those of TRAIN and of TEST, got utf-8, utf-8, utf-8" in errors
 
 
-def test_detect_reads_named_arrays_of_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_small_models(monkeypatch)
+def test_detect_reads_named_arrays_of_an_archive(tmp_path: Path) -> None:
     numbers = np.random.default_rng(0).normal(size=(150, 2))
     np.savez(tmp_path / "tables.npz", normal=numbers[:120], new=numbers[120:])
     archive, out = str(tmp_path / "tables.npz"), str(tmp_path / "scores.csv")
-    assert application.run(["detect", f"{archive}:normal", f"{archive}:new", "--with-data", "--out", out]) == 0
+    assert run("detect", f"{archive}:normal", f"{archive}:new", "--with-data", "--out", out) == 0
     found = read_frame(out)
     np.testing.assert_allclose(found[["x0", "x1"]].to_numpy(), numbers[120:])
     assert found["row"].tolist() == list(range(1, 31))
@@ -83,10 +68,6 @@ def test_detect_reads_named_arrays_of_an_archive(tmp_path: Path, monkeypatch: py
     [
         ("a,b\n1,2\n3,4\n", "a,c\n1,2\n", "column b is missing; it has c instead"),
         ("a,b\n1,2\n3,4\n", "a,b\n1,2\nx,4\n", "row 2 (line 3), column 'a': expected a number, got 'x'"),
-        ("a\n" + "1\n2\n" * 20 + "oops\n", "a\n1\n", "row 41 (line 42), column 'a': expected a number, got 'oops'"),
-        ("a,b\n", "a,b\n1,2\n", "expected at least one row of data, got none"),
-        ("", "a,b\n1,2\n", "the file is empty"),
-        ("a,b\n1,2\n3,inf\n", "a,b\n1,2\n", "row 2 (line 3), column 'b': expected a finite number, got inf"),
         ("a,b\n1,2\n", "a,b\n1,2\n", "at least 2 samples"),
         ("a,b\n1,\n2,\n", "a,b\n1,2\n", "column 'b' holds nothing but missing values"),
     ],
@@ -96,50 +77,28 @@ def test_detect_rejects_a_malformed_table_in_one_line(
 ) -> None:
     (tmp_path / "train.csv").write_text(train)
     (tmp_path / "test.csv").write_text(test)
-    arguments = ["detect", str(tmp_path / "train.csv"), str(tmp_path / "test.csv"), "--out", str(tmp_path / "s.csv")]
-    assert application.run(arguments) == 1
+    assert run("detect", tmp_path / "train.csv", tmp_path / "test.csv", "--out", tmp_path / "s.csv") == 1
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
 
 
-def test_ambiguous_numbers_of_the_scored_table_are_read_like_those_of_the_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use_small_models(monkeypatch)
-    train, out = tmp_path / "train.csv", tmp_path / "o.csv"
-    train.write_text(
-        "a;b\n" + "".join(f"{1 + i / 1000:.3f};{i % 7}\n".replace(".", ",") for i in range(60)) + "0,5;1\n"
-    )
-    scores = []
-    for row in ("1,020;3", "1.02\t3", "1,020\t3"):  # the second with a decimal point
-        test = tmp_path / f"test{len(scores)}.csv"
-        test.write_text(f"a;b\n{row}\n".replace(";", "\t" if "\t" in row else ";"))
-        assert run("detect", train, test, "--out", out) == 0
-        scores.append(read_frame(out)["score"].iloc[0])
-    assert scores[0] == scores[1] == scores[2]
-
-
-@pytest.mark.parametrize("has_outliers", [True, False])
 def test_detect_bounds_the_share_of_false_outliers(
-    has_outliers: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    use_small_models(monkeypatch)
     monkeypatch.setattr("arcsm.cli.outliers._PART_ROWS", 20)
     table = mixed_table(400)
     write_frame(tmp_path / "normal.csv", table.head(350))
     new = table.tail(50).copy()
-    if has_outliers:
-        new.loc[new.index[:10], "income"] = 1e9
+    new.loc[new.index[:10], "income"] = 1e9
     write_frame(tmp_path / "new.csv", new)
     tables, out = [tmp_path / "normal.csv", tmp_path / "new.csv"], tmp_path / "scores.csv"
-    assert run("detect", *tables, "--fdr", "0.2", "--out", out, "--report", tmp_path / "page.html") == 0
+    assert run("detect", *tables, "--fdr", "0.2", "--out", out) == 0
     lines = pd.read_csv(out)
     p, count = np.sort(lines["p_value"]), len(lines)
     below = p[p <= 0.2 * np.arange(1, count + 1) / count]
     assert lines["outlier"].tolist() == (lines["p_value"] <= below.max(initial=0.0)).tolist()
-    assert lines["outlier"].head(10).all() == has_outliers
-    assert (tmp_path / "page.html").stat().st_size > 10_000
+    assert lines["outlier"].head(10).all()
     capsys.readouterr()
     for options, message in (
         (("--fdr", "0.001"), "fdr: expected at least"),

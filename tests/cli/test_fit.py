@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,10 @@ import pytest
 import arcsm
 from arcsm import MADE, AutoregressiveModel, GaussianHead
 from arcsm.cli.fitted_tables import FittedTable
-from arcsm.serialization import read_tensors, write_tensors
 from small_runs import call
 from small_tables import correlated_table, run, use_small_models
 
 ROWS = 240
-
-
-@pytest.fixture(autouse=True)
-def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    use_small_models(monkeypatch)
 
 
 def shop_table(seed: int) -> pd.DataFrame:
@@ -57,7 +52,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_fitted_table_holds_no_pickles_and_says_what_it_is_for(folder: Path) -> None:
+def test_the_fitted_table_holds_no_pickles_and_says_what_it_is_for(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert {path.name for path in (folder / "model").iterdir()} == {"README.md", "config.json", "model.safetensors"}
     card = (folder / "model" / "README.md").read_text(encoding="utf-8")
     assert f"- fitted to table\\.csv\\, {ROWS} rows\n" in card
@@ -68,28 +65,18 @@ def test_the_fitted_table_holds_no_pickles_and_says_what_it_is_for(folder: Path)
     assert fitted.density is not None
     assert fitted.detector is not None
     assert list(fitted.forms.types) == ["width", "price", "city", "visits", "paid", "day"]
+    assert run("info", folder / "model") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [f"fitted to   table.csv, {ROWS} rows", "labels      order"]
+    assert [line.split()[0] for line in lines[2:]] == ["density", "detector"]
 
 
 def test_a_part_of_the_rows_can_be_fitted(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("fit", folder / "table.csv", "--rows", 100, "--for", "values", "--out", tmp_path / "part") == 0
     assert f"table.csv  100 rows of {ROWS}, drawn at random, 6 columns" in capsys.readouterr().out
-    assert (
-        FittedTable.read(tmp_path / "part").lines()[0] == f"fitted to   table.csv, 100 rows of {ROWS}, drawn at random"
-    )
-    assert run("synthesize", "--model", tmp_path / "part", "-n", 5, "--out", tmp_path / "rows.csv") == 0
-    assert list(pd.read_csv(tmp_path / "rows.csv").columns) == list(shop_table(0).columns)
     model, table, out = tmp_path / "part", folder / "table.csv", tmp_path / "rows.csv"
     assert run("synthesize", table, "--model", model, "-n", 5, "--out", out) == 0
     assert "quality not measured: 100 random rows of table.csv were fitted, not all" in capsys.readouterr().out
-    assert run("fit", folder / "table.csv", "--rows", 1, "--out", tmp_path / "none") == 2
-
-
-def test_info_says_what_a_fitted_table_holds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("info", folder / "model") == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[:2] == [f"fitted to   table.csv, {ROWS} rows", "labels      order"]
-    assert [line.split()[0] for line in lines[2:]] == ["density", "detector"]
-    assert all("weights, 36 held-out rows, 6 columns: " in line for line in lines[2:])
 
 
 def test_detect_with_a_model_gives_the_verdicts_of_fitting_anew(folder: Path, tmp_path: Path) -> None:
@@ -97,12 +84,11 @@ def test_detect_with_a_model_gives_the_verdicts_of_fitting_anew(folder: Path, tm
     assert run("detect", folder / "table.csv", folder / "new.csv", "--out", tmp_path / "b.csv") == 0
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "a.csv"), pd.read_csv(tmp_path / "b.csv"))
     assert pd.read_csv(tmp_path / "a.csv")["order"].tolist() == list(range(2000, 2030))
-    options = ["--model", folder / "model", "--contamination", "0.4", "--with-data", "--report", tmp_path / "page.html"]
+    options = ["--model", folder / "model", "--contamination", "0.4", "--with-data"]
     assert run("detect", folder / "new.csv", *options, "--out", tmp_path / "c.parquet") == 0
     found = pd.read_parquet(tmp_path / "c.parquet")
     assert found["outlier"].sum() > pd.read_csv(tmp_path / "a.csv")["outlier"].sum()
     assert "price" in found.columns
-    assert (tmp_path / "page.html").stat().st_size > 10_000
 
 
 def test_impute_with_a_model_fills_like_fitting_the_table(folder: Path, tmp_path: Path) -> None:
@@ -130,18 +116,6 @@ def test_rows_without_a_known_cell_are_filled_in_the_form_of_the_fitted_table(fo
     assert filled["price"].str.fullmatch(r"-?\$[\d,]+\.\d\d").all()
 
 
-def test_a_european_table_keeps_its_separator_and_encoding(tmp_path: Path) -> None:
-    table = shop_table(0).drop(columns="price").replace({"city": {"Rome": "Köln"}})
-    table.to_csv(tmp_path / "t.csv", index=False, sep=";", decimal=",", encoding="cp1252", lineterminator="\r\n")
-    model, out = tmp_path / "model", tmp_path / "rows.csv"
-    assert run("fit", tmp_path / "t.csv", "--encoding", "cp1252", "--out", model) == 0
-    assert run("synthesize", "--model", model, "-n", 20, "--out", out) == 0
-    content = out.read_bytes()
-    assert content.startswith(b"order;width;city;visits;paid;day\r\n")
-    assert b";K\xf6ln;" in content
-    assert run("detect", tmp_path / "t.csv", "--model", model, "--out", tmp_path / "scores.csv") == 0
-
-
 def test_fit_replaces_fitted_tables_alone(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = AutoregressiveModel(MADE(2, 2, (4,)), GaussianHead(2))
     arcsm.save(model, tmp_path / "model")
@@ -149,17 +123,10 @@ def test_fit_replaces_fitted_tables_alone(folder: Path, tmp_path: Path, capsys: 
     assert run("fit", folder / "table.csv", "--out", tmp_path / "model") == 1
     assert "holds something else than a fitted table" in capsys.readouterr().err
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
-    for _ in range(2):
-        assert run("fit", folder / "table.csv", "--for", "outliers", "--out", tmp_path / "m.safetensors") == 0
-
-
-def test_a_row_without_values_has_no_least_likely_column(folder: Path, tmp_path: Path) -> None:
-    new = pd.read_csv(folder / "new.csv", dtype=str).head(2)
-    new.iloc[0, 1:] = ""
-    new.to_csv(tmp_path / "new.csv", index=False)
-    assert run("score", tmp_path / "new.csv", "--model", folder / "model", "--out", tmp_path / "s.csv") == 0
-    scores = pd.read_csv(tmp_path / "s.csv", keep_default_na=False)
-    assert scores.loc[0, ["log_prob", "least_likely_column", "its_log_prob"]].tolist() == [0.0, "", ""]
+    shutil.copy(folder / "model" / "model.safetensors", tmp_path / "m.safetensors")
+    part = ("--rows", 60, "--for", "outliers")
+    assert run("fit", folder / "table.csv", *part, "--out", tmp_path / "m.safetensors") == 0
+    assert FittedTable.read(tmp_path / "m.safetensors").density is None
 
 
 def test_synthesize_with_a_model_needs_no_table(
@@ -168,8 +135,6 @@ def test_synthesize_with_a_model_needs_no_table(
     model, out = folder / "model", tmp_path / "rows.csv"
     assert run("synthesize", "--model", model, "--out", out) == 0
     rows = pd.read_csv(out, dtype=str)
-    assert len(rows) == ROWS
-    assert list(rows.columns) == list(shop_table(0).columns)
     assert rows["order"].tolist() == [str(order) for order in range(1000 + ROWS, 1000 + 2 * ROWS)]
     assert rows["price"].str.fullmatch(r"-?\$\d{1,3}(,\d{3})*\.\d\d").all()
     assert set(rows["paid"]) == {"TRUE", "FALSE"}
@@ -180,25 +145,21 @@ def test_synthesize_with_a_model_needs_no_table(
     rows = pd.read_csv(out, dtype=str)
     assert rows[["city", "day", "price"]].drop_duplicates().to_numpy().tolist() == [["Rome", "05.03.2026", "$900.00"]]
     capsys.readouterr()
-    page = tmp_path / "page.html"
     assert run("synthesize", folder / "table.csv", "--model", model, "--out", out) == 0
     assert "copies of training rows" in capsys.readouterr().out
-    assert run("synthesize", folder / "new.csv", "--model", model, "--out", out, "--report", page) == 0
+    assert run("synthesize", folder / "new.csv", "--model", model, "--out", out) == 0
     assert "quality not measured: it needs table.csv as it was fitted" in capsys.readouterr().out
-    assert page.exists()
     assert len(pd.read_csv(out)) == 30
-    for value, message in (("city=Paris", "city has no 'Paris'; it has Oslo, Rome"), ("visits=900", "range from 0 to")):
-        assert run("synthesize", "--model", model, "--given", value, "--out", out) == 1
-        assert message in capsys.readouterr().err
+    assert run("synthesize", "--model", model, "--given", "city=Paris", "--out", out) == 1
+    assert "city has no 'Paris'; it has Oslo, Rome" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", [True, False])
-def test_score_with_a_model_writes_log_densities(option: bool, folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "scores.csv"
-    model = [folder / "new.csv", "--model", folder / "model"] if option else [folder / "model", folder / "new.csv"]
-    assert run("score", *model, "--out", out) == 0
+def test_score_with_a_model_writes_log_densities(folder: Path, tmp_path: Path) -> None:
+    out, model, table = tmp_path / "scores.csv", folder / "model", folder / "new.csv"
+    assert run("score", model, table, "--out", out) == 0
     scores = pd.read_csv(out)
-    assert list(scores.columns) == ["order", "row", "log_prob", "least_likely_column", "its_log_prob"]
+    assert run("score", table, "--model", model, "--out", out) == 0
+    pd.testing.assert_frame_equal(pd.read_csv(out), scores)
     fitted = FittedTable.read(folder / "model")
     assert fitted.density is not None
     new = shop_table(1).head(30)
@@ -222,33 +183,20 @@ def test_a_table_fitted_for_one_purpose_says_what_it_lacks(
     assert f"{outliers}: was fitted with --for outliers; arcsm impute needs" in capsys.readouterr().err
     assert run("detect", folder / "new.csv", "--model", values, "--out", out) == 1
     assert f"{values}: was fitted with --for values; arcsm detect needs" in capsys.readouterr().err
-    assert run("detect", folder / "new.csv", "--model", outliers, "--out", out) == 0
 
 
 WRONG: list[tuple[list[Any], str]] = [
     (["detect", "new.csv", "--out", "x.csv"], "expected TRAIN and TEST, or TEST and --model"),
-    (["detect", "table.csv", "new.csv", "--model", "model", "--out", "x.csv"], "expected the table to score alone"),
     (["detect", "new.csv", "--model", "model", "--numeric", "city", "--out", "x.csv"], "--numeric: has no effect with"),
-    (["detect", "new.csv", "--model", "model", "--p-value", "1e-4", "--out", "x.csv"], "p-value: expected at least"),
-    (["impute", "gaps.csv", "--model", "model", "--n-estimators", "2", "--out", "x.csv"], "--n-estimators: has no"),
-    (["impute", "gaps.csv", "--model", "none", "--out", "x.csv"], "no such file"),
     (
         ["impute", "other.csv", "--model", "model", "--out", "x.csv"],
         "other.csv: columns width, price, city, visits, paid, day are missing",
     ),
     (["synthesize", "--out", "x.csv"], "expected a TABLE, or --model"),
-    (["synthesize", "--model", "model", "--report", "p.html", "--out", "x.csv"], "expected a TABLE to compare with"),
     (["score", "new.csv", "--out", "x.csv"], "expected RUN and DATA, or DATA and --model"),
-    (["score", "new.csv", "--model", "model", "--method", "flow", "--out", "x.csv"], "--method: has no effect with"),
     (["score", "new.csv", "--model", "model", "--devices", "2", "--out", "x.csv"], "--devices: a fitted table"),
-    (["score", "new.csv", "--model", "model", "--out", "x.npy"], "expected a .csv, .tsv or .parquet file"),
     (["report", "model"], "holds a fitted table; look at it with arcsm serve"),
     (["sample", "model", "--out", "x.csv"], "holds a fitted table, not an autoregressive model; the option --model of"),
-    (["score", "new.csv", "--model", "model", "--class", "0", "--out", "x.csv"], "--class: has no effect with --model"),
-    (
-        ["synthesize", "--model", "model", "--sep", ";", "--out", "x.csv"],
-        "--sep: has no effect with --model and without",
-    ),
     (["detect", "new.csv", "--model", "model", "--ignore", "city", "--out", "x.csv"], "column 'city': is modelled in"),
     (["fit", "table.csv", "--out", "x.pkl"], "--out x.pkl: expected a folder or a .safetensors file"),
 ]
@@ -268,21 +216,3 @@ def test_wrong_uses_are_rejected_in_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
-
-
-def test_a_changed_file_is_rejected_in_one_line(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tensors, header = read_tensors(folder / "model" / "model.safetensors")
-    for place, value, message in (
-        ("types", {"type": "mapping", "items": [["price", {"type": "os.system"}]]}, "unknown type 'os.system'"),
-        ("columns", "price", "CellForms: columns: expected"),
-        ("decimal", 3, "CellForms: decimal: expected"),
-    ):
-        forms = {**header["table"]["forms"], place: value}
-        write_tensors(tmp_path / "m.safetensors", tensors, {**header, "table": {**header["table"], "forms": forms}})
-        model = ["--model", tmp_path / "m.safetensors"]
-        assert run("detect", folder / "new.csv", *model, "--out", tmp_path / "x.csv") == 1
-        error = capsys.readouterr().err
-        assert message in error
-        assert error.count("\n") == 1

@@ -38,8 +38,6 @@ def vae_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_autoencoder_is_trained_sampled_and_reported(
     vae_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call("sample", vae_run, "-n", 4, "--out", tmp_path / "s.png", "--device", "cpu") == 0
-    assert Image.open(tmp_path / "s.png").size[0] > 16
     assert call("sample", vae_run, "-n", 3, "--out", tmp_path / "a.npy") == 0
     assert np.load(tmp_path / "a.npy").shape == (3, 64)
     assert call("report", vae_run, "--out", tmp_path / "page.html") == 0
@@ -54,31 +52,9 @@ def test_an_autoencoder_is_trained_sampled_and_reported(
     capsys.readouterr()
     assert call("info", vae_run) == 0
     assert "encoder: autoregressive" in capsys.readouterr().out
-    assert call("train", vae_run.parent / "tiny.yaml", "--out", vae_run, "--resume") == 0
-
-
-def test_a_report_on_one_image_has_no_standard_error(
-    vae_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("arcsm.reports.vae._IMAGES", 1)
-    assert call("report", vae_run, "--out", tmp_path / "page.html") == 0
-    assert (tmp_path / "page.html").read_text().count('<td class="number"></td>') == 3  # of as many estimates
-
-
-def test_the_weights_file_of_an_autoencoder_suffices(
-    vae_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    weights = vae_run / "model.safetensors"
-    assert call("sample", weights, "-n", 2, "--out", tmp_path / "s.png", "--device", "cpu") == 0
-    assert call("info", weights) == 0
+    assert call("info", vae_run / "model.safetensors") == 0
     assert '"latents": 2' in capsys.readouterr().out
-
-
-def test_a_rejected_configuration_leaves_the_folder_unused(vae_run: Path, tmp_path: Path) -> None:
-    source = vae_run.parent / "tiny.yaml"
-    assert call("train", source, "--set", "train.method=elbo", "--out", tmp_path / "r") == 1
-    gaussian = ("--set", "train.method=elbo", "--set", "model.encoder=gaussian")
-    assert call("train", source, *gaussian, "--out", tmp_path / "r") == 0
+    assert call("train", vae_run.parent / "tiny.yaml", "--out", vae_run, "--resume") == 0
 
 
 def test_unsupported_options_are_one_line(vae_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,7 +65,6 @@ def test_unsupported_options_are_one_line(vae_run: Path, tmp_path: Path, capsys:
         (("score", vae_run, digit, "--out", tmp_path / "s.csv"), "holds a vae, not an autoregressive model"),
         (("sample", vae_run, "--sampler", "langevin", "--out", tmp_path / "s.png"), "not supported for autoencoders"),
         (("report", vae_run, "--sampler", "langevin"), "not supported for autoencoders"),
-        (("train", vae_run.parent / "tiny.yaml", "--out", vae_run), "already holds a run"),
         (("train", "vae-mnist", "--set", "train.method=cms"), "train.method: input should be 'elbo'"),
         (("train", "vae-mnist", "--set", "train.metod=csm"), "train.metod: unknown key; did you mean method?"),
     ):

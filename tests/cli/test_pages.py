@@ -12,7 +12,11 @@ from small_runs import call
 
 
 def test_a_report_is_one_self_contained_page(
-    image_run: Path, table_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    image_run: Path,
+    table_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     use_small_reports(monkeypatch)
     for run in (image_run, table_run):
@@ -23,6 +27,8 @@ def test_a_report_is_one_self_contained_page(
         assert not re.search(r"(src|href)=[\"']?(http|//)", text)
         assert "Gaussian mixture" in text
         assert "kind: MADE" in text
+    assert call("report", table_run / "model.safetensors") == 1
+    assert "expected the folder of a run, whose data the page needs, got a file" in capsys.readouterr().err
 
 
 def test_info_prints_the_parts_of_a_model(image_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,14 +38,13 @@ def test_info_prints_the_parts_of_a_model(image_run: Path, capsys: pytest.Captur
     assert "ScoreHead" in out
 
 
-@pytest.mark.parametrize("preset", ["mnist-made-paper", "toy-paper"])
 def test_a_model_without_a_density_is_reported_and_sampled_and_not_scored(
-    preset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    use_small_reports(monkeypatch)
     run, sizes = tmp_path / "run", ("model.context.hidden_features=[8, 8]", "model.head.hidden_features=[8]")
-    data = "data={kind: digits}" if preset.startswith("mnist") else "data.rows=200"
-    changes = (*sizes, data, "train.epochs=null", "train.steps=2", "train.batch_size=8", "train.validation_rows=8")
-    assert call("train", preset, "--out", run, *(part for change in changes for part in ("--set", change))) == 0
+    changes = (*sizes, "data.rows=200", "train.epochs=null", "train.steps=2", "train.batch_size=8")
+    assert call("train", "toy-paper", "--out", run, *(part for change in changes for part in ("--set", change))) == 0
     assert call("report", run, "--out", tmp_path / "page.html", "--samples", 4) == 0
     text = (tmp_path / "page.html").read_text()
     assert "has scores and no density" in text

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,37 +13,16 @@ import pytest
 import arcsm
 from arcsm._runtime import progress
 from arcsm.cli import application
-from small_tables import correlated_table, normal, run, use_small_models
+from small_tables import correlated_table, normal, run
 
 #: Names that are formulas, have no glyph, hide a line of a legend, are markup, or do not fit.
-NAMES = (
-    "$x_1$",
-    "price $",
-    "年齢",
-    "🙂",
-    "_hidden",
-    "a\\frac{b",
-    "€/m²",
-    "<b>bold</b>",
-    "two\nlines",
-    "%s {x}",
-    "x" * 200,
-)
+NAMES = ("$x_1$", "年齢", "_hidden", "a\\frac{b", "<b>bold</b>", "two\nlines", "%s {x}", "x" * 200)
 
 
 @pytest.fixture(autouse=True)
-def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    use_small_models(monkeypatch)
+def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("arcsm.reports.detection._MAX_PICTURES", 2)
-
-
-@pytest.fixture
-def strict() -> Iterator[None]:
-    """Turn warnings into errors, also those of other packages."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warnings.simplefilter("ignore", ResourceWarning)  # from objects of earlier tests
-        yield
+    monkeypatch.setattr(progress, "monotonic", lambda: 0.0)  # that a busy machine is slow changes no output
 
 
 def write_tables(folder: Path, table: pd.DataFrame) -> None:
@@ -64,7 +41,7 @@ TABLE_COMMANDS = (
 )
 
 
-@pytest.mark.usefixtures("strict")
+@pytest.mark.filterwarnings("error", "ignore::ResourceWarning")  # also those of other packages, but of earlier tests
 def test_no_name_of_a_column_or_category_causes_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,25 +91,6 @@ def test_each_phase_tells_how_far_it_is(
             assert shares[-1] == 100
 
 
-@pytest.mark.usefixtures("slow_clock")
-@pytest.mark.parametrize(("command", "phase"), [("score", "scoring"), ("report", "report")])
-def test_commands_on_a_run_tell_how_far_they_are(
-    command: str, phase: str, table_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = (table_run.parent / "data.csv",) if command == "score" else ()
-    suffix = "csv" if command == "score" else "html"
-    assert run(command, table_run, *data, "--out", tmp_path / f"out.{suffix}") == 0
-    shares = phases_of(capsys.readouterr().err)[phase]
-    assert shares == sorted(shares)
-    assert shares[-1] == 100
-
-
-def test_a_short_command_prints_no_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_tables(tmp_path, correlated_table(115)[["a", "b", "visits", "city"]])
-    assert run("impute", tmp_path / "gaps.csv", "--out", tmp_path / "filled.csv") == 0
-    assert capsys.readouterr().err == ""
-
-
 HOSTILE = "\x1b[2Jx\x07\x9b31m\u202e"
 
 
@@ -140,13 +98,10 @@ HOSTILE = "\x1b[2Jx\x07\x9b31m\u202e"
     "command",
     [
         ("train", "key.yaml"),
-        ("train", "toy-rings", "--device", f"cpu{HOSTILE}"),
         ("train", "toy-rings", "--set", f"train.{HOSTILE}=1"),
         ("detect", "arrays.npz", "arrays.npz", "--out", "scores.csv"),
-        ("detect", "new.csv", "new.csv", "--ignore", "missing", "--out", "scores.csv"),
         ("detect", "named.csv", "named.csv", "--out", "scores.csv"),
         ("impute", f"gaps{HOSTILE}.csv", "--out", f"filled{HOSTILE}.csv"),
-        (f"unknown{HOSTILE}",),
     ],
 )
 def test_no_name_changes_the_terminal(
@@ -157,7 +112,6 @@ def test_no_name_changes_the_terminal(
     Path("key.yaml").write_text('name: x\n"\\e]0;title\\a": 1\n')
     np.savez("arrays.npz", **{f"a{HOSTILE}": np.eye(3), "b": np.eye(3)})
     table = correlated_table(60)[["a", "b", "visits", "city"]]
-    table.rename(columns={"a": f"a{HOSTILE}"}).to_csv("new.csv", index=False)
     table.assign(**{f"id{HOSTILE}": [f"key {i}" for i in range(60)]}).to_csv("named.csv", index=False)
     table.mask(normal(table.size).reshape(table.shape) > 1.2).to_csv(f"gaps{HOSTILE}.csv", index=False)
     run(*command)

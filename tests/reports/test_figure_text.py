@@ -15,14 +15,11 @@ NO_FONT = "\U0010fffd"  # of private use
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("price $", "price $"),
         ("$x_1$", "$x_1$"),
         ("a\\frac{b", "a\\frac{b"),
-        ("_hidden", "_hidden"),
         ("€/m²", "€/m²"),
         ("two\n lines\t", "two lines"),
         (f"a{NO_FONT}b", "a□b"),
-        ("\x07bell", "□bell"),
         ("\ud800", "□"),
         ("x" * 50, "x" * 39 + "…"),
         (3.5, "3.5"),

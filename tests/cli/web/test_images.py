@@ -20,18 +20,13 @@ PICTURES = {
 }
 
 
-@pytest.mark.parametrize("kind", PICTURES)
 @pytest.mark.parametrize("shape", [(1, 4, 6), (3, 4, 6)])
-def test_any_picture_converts_to_a_row(kind: str, shape: tuple[int, int, int]) -> None:
+def test_any_picture_converts_to_a_row(shape: tuple[int, int, int]) -> None:
     explorer = ImageExplorer(image_model(shape))
-    row = explorer.to_row(PICTURES[kind])
-    torch.testing.assert_close(row, torch.full_like(row, 1.0 - 1.0 / 17))  # the middle of the highest of 17 levels
-    assert explorer.to_picture(row).size == (6 * explorer.zoom, 4 * explorer.zoom)
-
-
-def test_transparent_pixels_are_black() -> None:
-    row = ImageExplorer(image_model()).to_row(Image.new("RGBA", (6, 4), (255, 255, 255, 0)))
-    torch.testing.assert_close(row, torch.full_like(row, -1.0 + 1.0 / 17))
+    for picture in PICTURES.values():
+        row = explorer.to_row(picture)
+        torch.testing.assert_close(row, torch.full_like(row, 1.0 - 1.0 / 17))  # the middle of the highest of 17 levels
+        assert explorer.to_picture(row).size == (6 * explorer.zoom, 4 * explorer.zoom)
 
 
 def test_evaluation_is_the_log_density_of_the_model() -> None:
