@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from arcsm import __version__
+from arcsm.cli import application
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -63,12 +65,43 @@ def test_the_tests_run_on_every_promised_version() -> None:
     assert {system.split("-")[0] for system in matrix["system"]} == {"ubuntu", "macos", "windows"}
 
 
+def test_extras_that_jobs_install_exist() -> None:
+    project = read_project()
+    lines = "\n".join(line for path in WORKFLOWS for line in commands(read(path)))
+    extras = {extra for found in re.findall(r"\.\[([\w,]+)\]", lines) for extra in found.split(",")}
+    assert extras
+    assert extras <= set(project["optional-dependencies"])
+
+
 def test_release_notes_are_a_section_of_the_changelog() -> None:
     script = [sys.executable, str(ROOT / ".ci" / "notes")]
     done = subprocess.run([*script, "0.1.0"], capture_output=True, text=True, encoding="utf-8", check=True)
     assert done.stdout.startswith("First version.\n")
     missing = subprocess.run([*script, "9.9"], capture_output=True, text=True, encoding="utf-8", check=False)
     assert (missing.returncode, missing.stderr) == (1, "CHANGELOG.md has no section 9.9\n")
+
+
+def test_the_image_serves_as_a_plain_user_where_its_health_check_looks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line.split(maxsplit=1) for line in text.splitlines() if line and not line.startswith("#")]
+    last = dict(lines)  # of the last stage
+    assert last["USER"] == "arcsm"
+    assert last["ENTRYPOINT"] == '["arcsm"]'
+    command = json.loads(last["CMD"])
+    port = command[command.index("--port") + 1]
+    assert last["EXPOSE"] == port
+    assert f"http://127.0.0.1:{port}/" in last["HEALTHCHECK"]
+    copied = [name for line, rest in lines if line == "COPY" for name in rest.split()[:-1] if not name.startswith("/")]
+    kept = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+    for name in copied:
+        if not name.startswith("--"):
+            assert (ROOT / name).exists()
+            assert f"!{name}" in kept
+    missing = str(tmp_path / "model")
+    assert application.run([missing if part == "/model" else part for part in command]) == 1
+    assert "model" in capsys.readouterr().err
 
 
 def test_the_conda_package_has_the_version_and_the_requirements_of_the_wheel() -> None:

@@ -9,12 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from arcsm.estimators import ScoreDensity
 from arcsm.estimators.column_inference import NumberRules
 from arcsm.estimators.conditions import Conditions
 from arcsm.estimators.encoder import Columns
 from arcsm.queries import Intervals, Levels
-from small_tables import QUICK, use_small_models
 
 
 @pytest.fixture(scope="module")
@@ -41,27 +39,17 @@ _MONTH = pd.Period("2021-03", "M")
     ("name", "value", "same"),
     [
         ("age", np.array([30, 31]), [30, 31]),
-        ("age", range(30, 32), [30, 31]),
         ("age", pd.Series([30, 31], index=[7, 8]), [30, 31]),
-        ("age", pd.Index([30, 31]), [30, 31]),
         ("age", pd.array([30, 31], "Int64"), [30, 31]),
-        ("age", {30: "a", 31: "b"}.keys(), [30, 31]),
         ("age", np.array(30), 30),
-        ("city", np.array(["Rome", "Bern"]), ["Rome", "Bern"]),
         ("city", pd.Series(["Rome"], dtype="category"), ["Rome"]),
         ("day", pd.date_range("2026-01-05", periods=2), [pd.Timestamp("2026-01-05"), pd.Timestamp("2026-01-06")]),
-        ("day", np.array(["2026-01-05"], dtype="M8[D]"), [pd.Timestamp("2026-01-05")]),
-        ("month", pd.period_range("2021-03", periods=1, freq="M"), [_MONTH]),
         ("month", "2021-03", _MONTH),
-        ("month", pd.Timestamp("2021-03-01"), _MONTH),
         ("month", datetime.date(2021, 3, 15), _MONTH),
         ("month", ["2021-03", pd.Timestamp("2021-04-01")], [_MONTH, _MONTH + 1]),
-        ("month", ("2021-03", None), (_MONTH, None)),
         ("month", (None, pd.Timestamp("2021-03-31")), (None, _MONTH)),
-        ("quarter", "2005Q3", pd.Period("2005Q3", "Q")),
         ("quarter", "2005-08-20", pd.Period("2005Q3", "Q")),
         ("clock", ("08:00", "8:30"), (datetime.time(8), datetime.time(8, 30))),
-        ("clock", "08:00:00", datetime.time(8)),
     ],
 )
 def test_conditions_have_several_forms(columns: Columns, name: str, value: Any, same: Any) -> None:
@@ -75,19 +63,13 @@ def test_conditions_have_several_forms(columns: Columns, name: str, value: Any, 
     ("name", "value", "message"),
     [
         ("age", np.array([[30, 31]]), r"expects single values in a set or list, got array\(\[30, 31\]\)"),
-        ("age", np.array([]), "expects at least one value, got none"),
         ("age", range(0), "expects at least one value, got none"),
         ("age", {"a": 30}, r"expects a value like the fitted ones, a set .* range \(low, high\), got \{'a': 30\}"),
-        ("age", slice(3, 4), r"expects a value like the fitted ones, .* got slice\(3, 4, None\)"),
         ("day", "2026-02", r"expects a whole date, got '2026-02'; .* range \('2026-02-01', '2026-02-28'\)"),
-        ("day", ["2026-01-05", "Feb 2026"], "expects a whole date, got 'Feb 2026'"),
         ("day", ("2026", None), r"expects a whole date, got '2026'; .* range \('2026-01-01', '2026-12-31'\)"),
-        ("age", pd.Timestamp("2026-01-01"), "expects a value like the fitted ones, .* got Timestamp"),
         ("month", ("oops", None), "expects ends of a range, got 'oops'"),
         ("month", 3, "expected values such as the fitted ones"),
-        ("day", 3, "expected values such as the fitted ones"),
         ("day", (3, None), "expects ends of a range, got 3"),
-        ("clock", 3, "expected values such as the fitted ones"),
     ],
 )
 def test_other_conditions_are_one_line_errors(columns: Columns, name: str, value: Any, message: str) -> None:
@@ -96,17 +78,7 @@ def test_other_conditions_are_one_line_errors(columns: Columns, name: str, value
     assert "\n" not in str(error.value)
 
 
-def test_times_given_as_text_have_the_type_of_their_column(
-    table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use_small_models(monkeypatch)
-    density = ScoreDensity(**QUICK).fit(table[["age", "month", "clock"]])
-    drawn = density.conditional({"month": datetime.date(2021, 3, 15), "clock": "08:00"}, draws=2)
-    assert drawn["month"].tolist() == [_MONTH] * 2
-    assert drawn["clock"].tolist() == [datetime.time(8)] * 2
-
-
-@pytest.mark.parametrize(("step", "count"), [(1.0, 15), (1.0, 60), (0.1, 15), (1.0 / 3.0, 40)])
+@pytest.mark.parametrize(("step", "count"), [(0.1, 15), (1.0 / 3.0, 40)])
 def test_ranges_include_their_ends_although_a_file_has_rounded_them(step: float, count: int) -> None:
     values = np.array([float(f"{step * place - 7.430213:.5g}") for place in range(count)])
     table = pd.DataFrame({"x": np.tile(values, 30)})

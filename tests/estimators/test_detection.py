@@ -7,12 +7,7 @@ import pandas as pd
 import pytest
 
 from arcsm.estimators.detection import DetectionResult, detection_table
-from small_tables import Scored, detector_and_outliers
-
-
-@pytest.fixture(scope="module")
-def scored() -> Scored:
-    return detector_and_outliers()
+from small_tables import Scored
 
 
 def test_reasons_name_expected_and_observed_values(scored: Scored) -> None:
@@ -45,12 +40,3 @@ def test_a_table_scored_in_parts_is_scored_as_a_whole(scored: Scored) -> None:
     expected = whole.sort_values("score", kind="stable").head(20)
     assert found.lowest["row"].tolist() == expected["row"].tolist()
     pd.testing.assert_frame_equal(found.rows, rows.iloc[expected["row"] - 1].reset_index(drop=True))
-
-
-@pytest.mark.parametrize("p_value", [None, 0.021, 0.1, 0.5])
-def test_outliers_have_scores_below_the_threshold(scored: Scored, p_value: float | None) -> None:
-    detector, rows = scored
-    lines = detection_table(detector, rows, p_value)
-    threshold = DetectionResult.from_parts(detector, [rows], p_value).threshold
-    assert (lines["outlier"] == (lines["score"] < threshold)).all()
-    assert 0 < lines["outlier"].sum() < len(rows)

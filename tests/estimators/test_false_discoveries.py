@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import numpy as np
@@ -36,39 +37,46 @@ def test_a_bound_that_cannot_be_reached_is_rejected() -> None:
 
 def rows_of(count: int, random: np.random.Generator) -> np.ndarray:
     """Draw normal rows of a distribution that is none of the model's."""
-    x = random.normal(size=(count, 3))
-    return np.tanh(x @ np.array([[1.0, 0.7, 0.0], [0.0, 0.6, 0.5], [0.0, 0.0, 0.8]])) + 0.1 * x[:, ::-1]
+    x = random.normal(size=(count, 2))
+    return np.tanh(x @ np.array([[1.0, 0.7], [0.0, 0.6]])) + 0.1 * x[:, ::-1]
+
+
+@pytest.fixture(scope="module")
+def fitted() -> ScoreOutlierDetector:
+    return ScoreOutlierDetector(**QUICK).fit(rows_of(150, np.random.default_rng(0)))
+
+
+@pytest.fixture
+def detector(fitted: ScoreOutlierDetector) -> ScoreOutlierDetector:
+    """Return a copy of a fitted detector, which a test may calibrate."""
+    return copy.deepcopy(fitted)
 
 
 def test_selected_rows_are_normal_no_more_often_than_asked_and_p_values_are_exact() -> None:
     random, fdr = np.random.default_rng(0), 0.2
-    detector = ScoreOutlierDetector(**QUICK).fit(rows_of(200, random))
-    draws, normal, shift = 200, 90, np.array([2.5, -2.5, 2.5])
+    draws, normal, shift = 200, 70, np.repeat([0.0, 5.0], [70, 10])
     false_shares, found, small = np.zeros(draws), np.zeros(draws), np.zeros(draws)
     for draw in range(draws):
-        detector.calibrate(rows_of(79, random))
-        tested = np.concatenate([rows_of(normal, random), rows_of(10, random) + shift])
-        selected, p = detector.select(tested, fdr), detector.p_values(tested)
+        p = weighted_p_values(random.normal(size=80) - shift, 1.0, np.sort(random.normal(size=399)), np.ones(399))
+        selected = p <= selection_threshold(p, fdr, 399)
         false_shares[draw] = selected[:normal].sum() / max(1, selected.sum())
         found[draw], small[draw] = selected[normal:].mean(), (p[:normal] <= 0.1).mean()
     error = false_shares.std() / np.sqrt(draws)
-    expected = fdr * normal / (normal + 10)  # of the procedure, exactly, where 80 p-values are equally likely
+    expected = fdr * normal / (normal + 10)  # exactly, because fdr times 400 is a multiple of 80
     assert abs(false_shares.mean() - expected) < 4.0 * error
     assert found.mean() > 0.9
     assert abs(small.mean() - 0.1) < 4.0 * small.std() / np.sqrt(draws)
 
 
-def test_calibration_moves_the_threshold_of_the_default() -> None:
-    random = np.random.default_rng(0)
-    detector = ScoreOutlierDetector(**QUICK).fit(rows_of(200, random))
-    new = rows_of(500, random)
+def test_calibration_moves_the_threshold_of_the_default(detector: ScoreOutlierDetector) -> None:
+    new = rows_of(500, np.random.default_rng(1))
     before = detector.offset_
     assert detector.calibrate(new) is detector
     assert detector.offset_ != before
     assert np.mean(detector.predict(new) < 0) == pytest.approx(0.1, abs=0.005)
-    fixed = ScoreOutlierDetector(0.2, **QUICK).fit(rows_of(200, random))
+    fixed = detector.set_contamination(0.2)
     before = fixed.offset_
-    assert fixed.calibrate(new).offset_ == before
+    assert fixed.calibrate(new[:100]).offset_ == before
 
 
 def test_p_values_of_training_rows_are_a_warning() -> None:
@@ -90,36 +98,9 @@ def shifted(seed: int, outliers: int = 40) -> tuple[np.ndarray, ...]:
     return scores, np.exp(0.7 * after), calibrating[order], np.exp(0.7 * before)[order]
 
 
-def test_equal_weights_change_nothing() -> None:
-    for seed in range(20):
-        random = np.random.default_rng(seed)
-        scores, calibrating = random.normal(-0.5, 1.5, size=80), np.sort(random.normal(size=60))
-        ones = np.ones(len(calibrating))
-        p = weighted_p_values(scores, 1.0, calibrating, ones)
-        expected = [(1 + (calibrating <= s).sum()) / 61 for s in scores]
-        np.testing.assert_allclose(p, expected, rtol=1e-15)
-        for fdr in (0.05, 0.2, 0.5):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                usual = p <= selection_threshold(p, fdr, len(calibrating))
-                weighted = weighted_selection(scores, np.ones(80), calibrating, ones, fdr)
-            assert np.array_equal(weighted, usual)
-
-
-def test_equal_weights_of_any_size_are_as_good_as_none() -> None:
-    random = np.random.default_rng(0)
-    detector = ScoreOutlierDetector(max_steps=20, n_estimators=1, random_state=0).fit(random.normal(size=(200, 2)))
-    rows, new = random.normal(size=(100, 2)), 1.5 * random.normal(size=(40, 2))
-    p, selected = detector.calibrate(rows).p_values(new), detector.select(new, 0.5)
-    for weight in (0.02, 50.0):
-        detector.calibrate(rows, np.full(100, weight))
-        np.testing.assert_allclose(detector.p_values(new), p, rtol=1e-12)
-        assert np.array_equal(detector.select(new, 0.5), selected)
-
-
-@pytest.mark.parametrize("weight", [0.02, 0.3, 0.7, 1.0, 50.0])
+@pytest.mark.parametrize("weight", [0.3, 50.0])
 def test_equal_weights_select_at_the_boundary_what_none_do(weight: float) -> None:
-    for count in range(5, 40):
+    for count in range(5, 40, 4):
         calibrating, scores = np.arange(float(count)), np.full(4, 1.5)
         for k in range(count):
             fdr = (k + 1) / (count + 1)
@@ -144,24 +125,10 @@ def test_a_bound_that_weighted_rows_cannot_reach_is_rejected() -> None:
         weighted_selection(many, np.full(500, 5.0 / 3.0), calibrating, ones, 0.1)
 
 
-@pytest.mark.parametrize("rows", range(2, 9))
-def test_some_row_is_flagged_whatever_the_weights(rows: int) -> None:
-    random = np.random.default_rng(rows)
-    detector = ScoreOutlierDetector(max_steps=2, n_estimators=1, random_state=0).fit(random.normal(size=(40, 2)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of few rows
-        for _ in range(20):
-            detector.calibrate(random.normal(size=(rows, 2)), random.random(rows))
-            assert np.isfinite(detector.offset_)
-
-
 def test_the_scale_of_weights_does_not_matter() -> None:
     scores, weights, calibrating, theirs = shifted(0)
-    for factor in (1e-6, 1e6):
-        assert np.array_equal(
-            weighted_selection(scores, factor * weights, calibrating, factor * theirs, 0.2),
-            weighted_selection(scores, weights, calibrating, theirs, 0.2),
-        )
+    scaled = weighted_selection(scores, 1e6 * weights, calibrating, 1e6 * theirs, 0.2)
+    assert np.array_equal(scaled, weighted_selection(scores, weights, calibrating, theirs, 0.2))
 
 
 def test_the_bound_holds_after_a_shift() -> None:
@@ -189,9 +156,8 @@ def test_many_rows_are_selected_in_parts(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not len(weighted_selection(scores[:0], weights[:0], calibrating, theirs, 0.2))
 
 
-def test_a_detector_takes_weights() -> None:
+def test_a_detector_takes_weights(detector: ScoreOutlierDetector) -> None:
     random = np.random.default_rng(0)
-    detector = ScoreOutlierDetector(max_steps=20, n_estimators=1, random_state=0).fit(random.normal(size=(200, 2)))
     rows, new = random.normal(size=(100, 2)), random.normal(size=(30, 2)) + 1.0
     usual = detector.calibrate(rows).p_values(new)
     weights = np.exp(rows[:, 0])

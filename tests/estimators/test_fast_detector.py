@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
 from arcsm import CategoricalHead, DistilConfig, ScoreHead, SplineHead
-from arcsm.estimators import ScoreOutlierDetector
+from arcsm.estimators import ScoreOutlierDetector, table_distillation
 from arcsm.estimators.table_distillation import distilled_table
+from small_tables import QUICK, use_small_models
 
 
 def table(rows: int, seed: int) -> pd.DataFrame:
@@ -23,23 +26,12 @@ def table(rows: int, seed: int) -> pd.DataFrame:
     return frame
 
 
-@pytest.fixture(scope="module")
-def detectors() -> tuple[ScoreOutlierDetector, ScoreOutlierDetector]:
+@pytest.mark.slow
+def test_scores_are_nearly_those_of_the_slow_detector() -> None:
     plain, fast = (
         ScoreOutlierDetector(max_steps=300, n_estimators=2, random_state=0, fast=fast).fit(table(500, 0))
         for fast in (False, True)
     )
-    return plain, fast
-
-
-def test_scores_are_nearly_those_of_the_slow_detector(
-    detectors: tuple[ScoreOutlierDetector, ScoreOutlierDetector],
-) -> None:
-    plain, fast = detectors
-    heads = [type(one) for one, _ in fast.model_.model.head.parts(fast.model_.model.features)]
-    assert SplineHead in heads
-    assert CategoricalHead in heads
-    assert ScoreHead not in heads
     usual, odd = table(400, 1), table(400, 2)
     odd["b"] += np.linspace(1.0, 30.0, 400)
     for rows in (usual, odd):
@@ -48,32 +40,37 @@ def test_scores_are_nearly_those_of_the_slow_detector(
     difference = plain.score_samples(usual) - fast.score_samples(usual)
     assert abs(difference.mean()) < 0.1
     assert (plain.predict(odd) == fast.predict(odd)).mean() > 0.95
-
-
-def test_explanations_and_intervals_exist(detectors: tuple[ScoreOutlierDetector, ScoreOutlierDetector]) -> None:
-    plain, fast = detectors
     rows = table(100, 3)
-    np.testing.assert_allclose(fast.explain(rows).sum(axis=1), fast.score_samples(rows), rtol=1e-9)
-    others = [one.explain(rows, given="others") for one in detectors]
+    others = [one.explain(rows, given="others") for one in (plain, fast)]
     assert float((others[0] - others[1]).abs().mean().mean()) < 0.2
     low, high = fast.expected(rows)
     inside = (low["b"] <= rows["b"]) & (rows["b"] <= high["b"])
     assert inside[rows["b"].notna()].mean() == pytest.approx(0.9, abs=0.1)
+
+
+def test_closed_forms_explain_rows_and_leave_the_slow_detector_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_models(monkeypatch)
+    monkeypatch.setattr(table_distillation, "MUCH_LOST", 0.0)
+    plain = ScoreOutlierDetector(**QUICK).fit(table(100, 0))
+    rows = table(30, 4)
+    before = plain.score_samples(rows)
+    config = DistilConfig(steps=3, conditionals=200, report_rows=50, device="cpu")
+    with pytest.warns(UserWarning, match="use fast=False"):
+        model = distilled_table(plain.model_, plain.encode_rows(table(100, 0))[0], config)
+    np.testing.assert_array_equal(plain.score_samples(rows), before)
+    heads = [type(one) for one, _ in model.model.head.parts(model.model.features)]
+    assert SplineHead in heads
+    assert CategoricalHead in heads
+    assert ScoreHead not in heads
+    fast = copy.copy(plain)
+    fast.model_ = model
+    np.testing.assert_allclose(fast.explain(rows).sum(axis=1), fast.score_samples(rows), rtol=1e-9)
     sigma = plain.model_.sigmas[-1]
     assert list(fast.all_scores(rows).columns) == [f"likelihood {sigma:.3g}", f"score norm {sigma:.3g}", "tails"]
     assert bool(np.isfinite(fast.all_scores(rows)).all().all())
 
 
-def test_the_slow_detector_stays_as_it_is(detectors: tuple[ScoreOutlierDetector, ScoreOutlierDetector]) -> None:
-    plain, rows = detectors[0], table(50, 4)
-    before = plain.score_samples(rows)
-    config = DistilConfig(steps=3, conditionals=500, device="cpu")
-    with pytest.warns(UserWarning, match="use fast=False"):
-        distilled_table(plain.model_, plain.encode_rows(table(100, 0))[0], config)
-    np.testing.assert_array_equal(plain.score_samples(rows), before)
-
-
 def test_a_table_of_names_has_closed_forms_already() -> None:
-    names = table(200, 0)[["kind"]].assign(other=table(200, 1)["kind"])
-    plain, fast = (ScoreOutlierDetector(max_steps=50, random_state=0, fast=fast).fit(names) for fast in (False, True))
+    names = table(100, 0)[["kind"]].assign(other=table(100, 1)["kind"])
+    plain, fast = (ScoreOutlierDetector(max_steps=5, random_state=0, fast=fast).fit(names) for fast in (False, True))
     np.testing.assert_array_equal(plain.score_samples(names), fast.score_samples(names))

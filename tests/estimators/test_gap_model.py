@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from arcsm.estimators import ScoreDensity
 from arcsm.estimators.gap_model import GapModel
+from small_tables import quick_density
 
 
 def rows_with_gaps(rows: int = 3000) -> np.ndarray:
@@ -24,7 +24,9 @@ def test_gaps_have_the_shares_and_dependences_of_the_table() -> None:
     model = GapModel.of_rows(table, np.arange(300))
     assert model.same == {1: 1, 2: 1, 3: 3}
     complete = np.column_stack([random.normal(size=(20_000, 4)), random.integers(3, size=20_000)])
-    found = np.isnan(model.draw(complete, random))
+    drawn = model.draw(complete, random)
+    found = np.isnan(drawn)
+    assert ((drawn == complete) | found).all()
     assert not found[:, [0, 4]].any()
     assert (found[:, 1] == found[:, 2]).all()
     assert found[:, 3].mean() == pytest.approx(0.1, abs=0.02)
@@ -32,12 +34,6 @@ def test_gaps_have_the_shares_and_dependences_of_the_table() -> None:
         here, there = ((low < rows[:, 0]) & (rows[:, 0] < high) for rows in (complete, table))
         expected = np.isnan(table[there, 1]).mean()
         assert found[here, 1].mean() == pytest.approx(expected, abs=0.06)
-
-
-def test_values_that_are_drawn_stay_as_they_are() -> None:
-    model, rows = GapModel.of_rows(rows_with_gaps(), np.arange(300)), np.random.default_rng(2).normal(size=(50, 5))
-    drawn = model.draw(rows, np.random.default_rng(3))
-    assert ((drawn == rows) | np.isnan(drawn)).all()
 
 
 def test_gaps_at_the_end_of_a_long_table_count() -> None:
@@ -51,20 +47,13 @@ def test_rows_without_gaps_have_no_model() -> None:
     assert GapModel.of_rows(np.zeros((4, 2)), np.arange(2)) is None
 
 
-def test_a_column_with_one_gap_has_its_share() -> None:
-    rows = np.random.default_rng(0).normal(size=(100, 2))
-    rows[7, 1] = np.nan
-    drawn = GapModel.of_rows(rows, np.arange(10)).draw(np.zeros((50_000, 2)), np.random.default_rng(0))
-    assert np.isnan(drawn[:, 1]).mean() == pytest.approx(0.01, abs=0.003)
-
-
 def test_synthetic_rows_have_gaps_if_asked() -> None:
     rows = pd.DataFrame(rows_with_gaps(400), columns=list("abcde"))
     rows["e"] = rows["e"].map({0.0: "red", 1.0: "green", 2.0: "blue"})
     rows.loc[::7, "e"] = None
-    density = ScoreDensity(max_steps=5, random_state=0).fit(rows)
+    density = quick_density(rows)
     assert not density.sample(200, 0).isna().any().any()
-    drawn = density.sample(2000, 0, gaps=True)
+    drawn = density.sample(500, 0, gaps=True)
     assert (drawn.dtypes == rows.dtypes).all()
     np.testing.assert_allclose(drawn.isna().mean(), rows.isna().mean(), atol=0.12)
-    pd.testing.assert_frame_equal(drawn, density.sample(2000, 0, gaps=True))
+    pd.testing.assert_frame_equal(drawn, density.sample(500, 0, gaps=True))

@@ -6,23 +6,23 @@ import pytest
 import torch
 
 from arcsm.contexts import AnyOrder
-from arcsm.estimators import ScoreDensity, ScoreOutlierDetector, table_training
+from arcsm.estimators import ScoreDensity
 from arcsm.estimators.level_calibration import mix_levels
 from arcsm.heads import CategoricalHead, MixedHead, ScoreHead
 from arcsm.model import AutoregressiveModel
 from arcsm.noise import NoiseLadder
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_frequent_levels_have_their_share(seed: int) -> None:
-    random = np.random.default_rng(seed)
+@pytest.mark.slow
+def test_frequent_levels_have_their_share() -> None:
+    random = np.random.default_rng(0)
     names = random.choice(list("abcdefgh"), 3000, p=[0.6, *[0.4 / 7] * 7])
     table = pd.DataFrame({"name": names, "x": random.normal(size=3000), "y": random.normal(size=3000)})
-    density = ScoreDensity(max_steps=400, random_state=seed).fit(table)
+    density = ScoreDensity(max_steps=400, random_state=0).fit(table)
     rows = table.drop(index=density.held_out_rows_)
     share = (rows["name"] == "a").mean()
     assert density.probability({"name": "a"}).value == pytest.approx(share, abs=0.012)  # dropout leaves 0.02 to 0.03
-    drawn = (density.sample(6000, random_state=seed)["name"] == "a").mean()
+    drawn = (density.sample(6000, random_state=0)["name"] == "a").mean()
     assert drawn == pytest.approx(share, abs=0.015 + 3.0 * 0.5 / np.sqrt(6000))
 
 
@@ -58,15 +58,3 @@ def test_a_mixed_head_learns_less_from_a_row_that_breaks_a_rule() -> None:
     assert torch.allclose(mixed, responsibility[:, None] * plain, rtol=1e-12, atol=1e-15)
     assert responsibility[0] > 0.98
     assert responsibility[1] < 0.02
-
-
-@pytest.mark.parametrize(("estimator", "share"), [(ScoreDensity, 0.1), (ScoreOutlierDetector, 0.0)])
-def test_densities_are_trained_with_the_frequencies(
-    monkeypatch: pytest.MonkeyPatch, estimator: type[ScoreDensity | ScoreOutlierDetector], share: float
-) -> None:
-    monkeypatch.setattr(table_training, "calibrate_levels", lambda *arguments: None)
-    random = np.random.default_rng(0)
-    table = pd.DataFrame({"name": random.choice(list("abc"), 200), "x": random.normal(size=200)})
-    model = estimator(max_steps=2, random_state=0).fit(table).model_.model
-    heads = [head for head, _ in model.head.parts(model.features) if isinstance(head, CategoricalHead)]
-    assert [head.share.item() for head in heads] == [pytest.approx(share)]

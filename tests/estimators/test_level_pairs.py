@@ -28,9 +28,8 @@ def pairs_and_rows(count: int = 60) -> tuple[LevelPairs, pd.DataFrame, Columns]:
     return LevelPairs.of_rows(columns, columns.encode(table)), table, columns
 
 
-@pytest.mark.parametrize("rows_at_a_time", [7, 1_000])
-def test_pairs_are_those_of_the_rows(rows_at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(level_pairs, "_ROWS_AT_A_TIME", rows_at_a_time)
+def test_pairs_are_those_of_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(level_pairs, "_ROWS_AT_A_TIME", 7)
     pairs, table, columns = pairs_and_rows()
     assert pairs.columns == (0, 1, 3)
     assert not pairs.has_unseen_pair(columns.encode(table)).any()
@@ -51,13 +50,6 @@ def test_a_single_level_is_no_pair() -> None:
     assert not pairs.has_unseen_pair(columns.encode(row.assign(city="elsewhere"))).any()
     assert pairs.has_unseen_pair(columns.encode(row.assign(city="elsewhere", visits=1))).all()
     assert pairs.has_unseen_pair(columns.encode(row.assign(city="a", visits=-3))).all()
-
-
-def test_tables_with_very_many_such_columns_have_no_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(level_pairs, "_MAX_COLUMNS", 2)
-    pairs, _, columns = pairs_and_rows()
-    assert pairs.columns == ()
-    assert not pairs.has_unseen_pair(columns.encode(pairs_and_rows(200)[1])).any()
 
 
 def test_values_between_those_of_an_uneven_grid_never_occur() -> None:

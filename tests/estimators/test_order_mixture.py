@@ -19,7 +19,7 @@ def test_weights_maximise_the_density_of_the_rows() -> None:
     weights = mixture_weights(log_densities)
     assert weights.sum() == pytest.approx(1.0)
     best, random = mean_log_density(log_densities, weights), np.random.default_rng(1)
-    others = [mean_log_density(log_densities, random.dirichlet(np.ones(4))) for _ in range(200)]
+    others = [mean_log_density(log_densities, random.dirichlet(np.ones(4))) for _ in range(50)]
     assert best > max(others) - 1e-3  # the pseudo-rows cost a little
 
 
@@ -41,20 +41,6 @@ def test_orders_are_chosen_that_complement_each_other() -> None:
     assert choose_orders(log_densities, 1)[0][0] in (1, 2, 3)
 
 
-def test_the_mixture_favours_the_order_that_is_learned_well() -> None:
-    random = np.random.default_rng(0)
-    x = 3.0 * random.random(600)
-    table = np.column_stack([x, np.sin(2.0 * np.pi * x) + 0.1 * random.normal(size=600)])  # x given y has six modes
-    density = ScoreDensity(max_steps=800, random_state=0).fit(table)
-    weights = dict(zip(density.orders_, density.order_weights_, strict=True))
-    assert weights[0, 1] > 0.8
-    by_order = density.score_by_order(table)
-    expected = logsumexp(by_order, axis=1, b=density.order_weights_)
-    np.testing.assert_allclose(density.score_samples(table), expected, rtol=1e-9)
-    np.testing.assert_allclose(density.score_samples(table, given=[]), expected, rtol=1e-9)
-    np.testing.assert_allclose(density.quantile(density.cdf(table[:5])), table[:5], atol=1e-3)
-
-
 def test_rows_that_are_drawn_one_at_a_time_come_from_every_order(monkeypatch: pytest.MonkeyPatch) -> None:
     table = np.random.default_rng(0).normal(size=(60, 2))
     density = ScoreDensity(max_steps=10, random_state=0).fit(table)
@@ -68,9 +54,9 @@ def test_rows_that_are_drawn_one_at_a_time_come_from_every_order(monkeypatch: py
         return sample(n, order=order, **options)
 
     monkeypatch.setattr(model.model, "sample", recorded)
-    for seed in range(40):
+    for seed in range(20):
         density.sample(1, random_state=seed)
-    shares = {order: sum(n for n, of_order in drawn if of_order == order) / 40 for order in ((0, 1), (1, 0))}
+    shares = {order: sum(n for n, of_order in drawn if of_order == order) / 20 for order in ((0, 1), (1, 0))}
     assert min(shares.values()) > 0.1
     drawn.clear()
     density.sample(1001, random_state=0)

@@ -9,113 +9,75 @@ from contextlib import nullcontext
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from scipy import stats
 from sklearn.datasets import load_breast_cancer
 from sklearn.metrics import roc_auc_score
 
-from arcsm.anomaly import Combination
 from arcsm.estimators import ScoreOutlierDetector, outliers, reasons
 from small_tables import QUICK
 
 
+def tumours() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Return benign tumours to fit, other benign ones and malign ones, with a third of their columns."""
+    data = load_breast_cancer(as_frame=True)
+    table = data.data.iloc[:, 20:]
+    benign = table[data.target == 1]
+    return benign[:250], benign[250:], table[data.target == 0]
+
+
 @pytest.fixture(scope="module")
 def detector() -> ScoreOutlierDetector:
-    data = load_breast_cancer(as_frame=True)
-    return ScoreOutlierDetector(max_steps=200, n_estimators=1, random_state=0).fit(data.data[data.target == 1][:250])
+    return ScoreOutlierDetector(max_steps=100, n_estimators=1, random_state=0).fit(tumours()[0])
 
 
 def test_tumours_score_as_outliers(detector: ScoreOutlierDetector) -> None:
-    data = load_breast_cancer(as_frame=True)
-    test = pd.concat([data.data[data.target == 1][250:], data.data[data.target == 0]])
-    outlying = np.r_[np.zeros(107), np.ones(212)]
-    assert roc_auc_score(outlying, -detector.score_samples(test)) > 0.93
-    p = detector.p_values(test)
+    _, benign, malign = tumours()
+    rows, outlying = pd.concat([benign, malign]), np.repeat([0, 1], [len(benign), len(malign)])
+    assert roc_auc_score(outlying, -detector.score_samples(rows)) > 0.93
+    p = detector.p_values(rows)
     assert p.min() >= 1.0 / (1.0 + len(detector.held_out_scores_))
     assert np.median(p[outlying == 1]) < 0.05 < np.median(p[outlying == 0])
 
 
 def test_contributions_sum_to_the_score_and_show_the_changed_column(detector: ScoreOutlierDetector) -> None:
-    data = load_breast_cancer(as_frame=True).data
-    row = data[250:].head(3).copy()
+    row = tumours()[1].head(3).copy()
     np.testing.assert_allclose(detector.explain(row).sum(axis=1), detector.score_samples(row), rtol=1e-12)
-    row.loc[row.index[1], "mean smoothness"] *= 5.0
+    row.loc[row.index[1], "worst smoothness"] *= 5.0
     top = detector.top_contributions(row, columns=2)
     assert len(top) == 6
     changed = top[top["row"] == 1]
-    assert "mean smoothness" in changed["column"].tolist()
+    assert "worst smoothness" in changed["column"].tolist()
     assert changed["contribution"].min() < -5.0
-
-
-def test_a_number_far_from_few_others_is_an_outlier_and_one_between_them_is_not() -> None:
-    """Five grades have a density, not a probability each."""
-    random = np.random.default_rng(0)
-    grades = random.choice([1.0, 2.0, 3.0, 5.0, 6.0], 400)
-    table = np.stack([grades, grades + random.normal(0.0, 0.5, 400)], 1)
-    detector = ScoreOutlierDetector(max_steps=300, n_estimators=1, random_state=0).fit(table)
-    near, far = detector.score_samples([[4.0, 4.0], [11.0, 11.0]])
-    assert near > detector.offset_ > far + 2.0
-
-
-def test_scores_do_not_depend_on_other_rows(detector: ScoreOutlierDetector) -> None:
-    data = load_breast_cancer(as_frame=True).data
-    np.testing.assert_allclose(
-        detector.score_samples(data[:40])[7:9], detector.score_samples(data[7:9]), rtol=1e-9, atol=1e-9
-    )
+    with pytest.raises(ValueError, match="top_contributions: expected whole numbers from 1"):
+        detector.top_contributions(row, 0)
 
 
 def test_every_score_is_lower_for_outliers(detector: ScoreOutlierDetector) -> None:
-    data = load_breast_cancer(as_frame=True)
-    test = pd.concat([data.data[data.target == 1][250:], data.data[data.target == 0][:60]])
-    scores = detector.all_scores(test)
+    _, benign, malign = tumours()
+    rows = pd.concat([benign, malign[:60]])
+    scores = detector.all_scores(rows)
     levels = detector.config_.noise_levels
     assert scores.shape == (167, 2 * levels + 1)
-    np.testing.assert_allclose(scores.iloc[:, levels - 1], detector.score_samples(test), rtol=1e-9)
+    np.testing.assert_allclose(scores.iloc[:, levels - 1], detector.score_samples(rows), rtol=1e-9)
     for name, score in scores.items():
         assert roc_auc_score(np.r_[np.zeros(107), np.ones(60)], -score) > 0.8, name
-    np.testing.assert_allclose(detector.all_scores(test[7:9]), scores[7:9], rtol=1e-7)
-    table = {str(name): torch.tensor(score.to_numpy()) for name, score in scores.items()}
-    combination = Combination().fit({name: score[:60] for name, score in table.items()})
-    assert roc_auc_score(np.r_[np.zeros(47), np.ones(60)], combination.score(table)[60:]) > 0.8
-
-
-def test_all_scores_with_missing_values_and_constant_columns() -> None:
-    x = np.random.default_rng(0).normal(size=(300, 3)) * [1.0, 2.0, 0.0]
-    incomplete = x.copy()
-    incomplete[::3, 1] = np.nan
-    detector = ScoreOutlierDetector(max_steps=50, n_estimators=2, random_state=0).fit(incomplete)
-    scores = detector.all_scores([[0.0, np.nan, 0.0], [0.0, np.nan, 1.0], [9.0, np.nan, 0.0]])
-    assert bool(np.isfinite(scores.to_numpy()).all())
-    assert bool((scores.filter(like="likelihood").iloc[0] > scores.filter(like="likelihood").iloc[1] + 3.0).all())
-    assert bool((scores.drop(columns="tails").iloc[0] > scores.drop(columns="tails").iloc[2]).all())
-    constant = ScoreOutlierDetector().fit(np.ones((20, 2))).all_scores([[1.0, 1.0], [1.0, 2.0]])
-    assert list(constant) == ["likelihood"]
-    assert constant["likelihood"][0] > constant["likelihood"][1]
+    np.testing.assert_allclose(detector.all_scores(rows[7:9]), scores[7:9], rtol=1e-7)
 
 
 def test_the_contamination_moves_the_threshold(detector: ScoreOutlierDetector) -> None:
-    data = load_breast_cancer(as_frame=True)
-    fitted = data.data[data.target == 1][:250]
+    fitted, *others = tumours()
     for share in (0.02, 0.2):
         found = (copy.deepcopy(detector).set_contamination(share).predict(fitted) == -1).mean()
         assert found == pytest.approx(share, abs=0.01)
-    assert ((detector.predict(data.data) == -1) == (detector.p_values(data.data) <= 0.1)).all()
+    rows = pd.concat(others)
+    assert ((detector.predict(rows) == -1) == (detector.p_values(rows) <= 0.1)).all()
     with pytest.raises(ValueError, match="contamination"):
         detector.set_contamination(0.9)
 
 
-def test_extreme_values_have_finite_scores(detector: ScoreOutlierDetector) -> None:
-    data = load_breast_cancer(as_frame=True).data.head(2).copy()
-    data.iloc[0, 3] = 1e300
-    data.iloc[1, 3] = -1e12
-    scores = detector.score_samples(data)
-    assert bool(np.isfinite(scores).all())
-    assert bool((detector.predict(data) == -1).all())
-
-
 def test_missing_values_contribute_the_median() -> None:
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(400, 3))
+    x = rng.normal(size=(300, 3))
     x[:, 2] = x[:, 0] + 0.1 * x[:, 2]
     x[rng.random(x.shape) < 0.2] = np.nan
     detector = ScoreOutlierDetector(max_steps=150, n_estimators=1, random_state=0).fit(x)
@@ -124,13 +86,11 @@ def test_missing_values_contribute_the_median() -> None:
         missing = np.isnan(x[:, column])
         median = np.median(contributions[~missing, column])
         np.testing.assert_allclose(contributions[missing, column], median, rtol=1e-9)
-    small = ScoreOutlierDetector(max_steps=150, n_estimators=1, random_state=0).fit(x * [1e-4, 1.0, 1.0])
-    np.testing.assert_array_equal(small.predict(x * [1e-4, 1.0, 1.0]), detector.predict(x))
     usual, broken = detector.score_samples([[1.0, np.nan, 1.0], [1.0, np.nan, -2.0]])
     assert usual > broken + 3.0
 
 
-@pytest.mark.parametrize("held_out", [2, 5, 20, 100])
+@pytest.mark.parametrize("held_out", [5, 20])
 def test_a_tenth_of_new_rows_is_flagged_at_most_unless_few_are_held_out(held_out: int) -> None:
     detector = ScoreOutlierDetector()
     detector.held_out_scores_, detector.held_out_weights_ = np.arange(float(held_out)), np.ones(held_out)
@@ -141,25 +101,7 @@ def test_a_tenth_of_new_rows_is_flagged_at_most_unless_few_are_held_out(held_out
     assert flagged == max(1, (held_out + 1) // 10) / (held_out + 1)
 
 
-def test_no_score_has_a_smaller_p_value_than_the_smallest() -> None:
-    detector = ScoreOutlierDetector()
-    detector.held_out_scores_, detector.held_out_weights_ = np.arange(5.0), np.ones(5)
-    assert detector.score_of_p_value(0.1) == -math.inf
-    assert detector.score_of_p_value(1.0 / 6.0) == 0.0
-    assert detector.score_of_p_value(1.0) == math.inf
-    assert (detector.p_values_from_scores(np.array([-0.5, 0.0])) <= 1.0 / 6.0).tolist() == [True, False]
-
-
-def test_expected_intervals_have_their_coverage() -> None:
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(2500, 2))
-    x[:, 1] = 0.8 * x[:, 0] + 0.6 * x[:, 1]
-    detector = ScoreOutlierDetector(max_steps=400, random_state=0).fit(x[:2000])
-    low, high = detector.expected(x[2000:], 0.8)
-    inside = (low < x[2000:]) & (x[2000:] < high)
-    np.testing.assert_allclose(inside.mean(0), 0.8, atol=0.06)
-
-
+@pytest.mark.slow
 def test_expected_intervals_of_closely_related_columns_have_their_coverage_and_width() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(3000, 2))
@@ -176,21 +118,14 @@ def test_expected_intervals_of_closely_related_columns_have_their_coverage_and_w
     assert reason.startswith("1: expected -0.")  # five standard deviations from 0
 
 
-@pytest.mark.parametrize("columns", [0, -1])
-def test_at_least_one_column_is_listed(detector: ScoreOutlierDetector, columns: int) -> None:
-    data = load_breast_cancer(as_frame=True).data
-    with pytest.raises(ValueError, match="top_contributions: expected whole numbers from 1"):
-        detector.top_contributions(data[:2], columns)
-
-
 def test_values_are_explained_given_all_others() -> None:
     rng = np.random.default_rng(0)
-    x = np.column_stack([rng.normal(size=(1500, 2)) @ np.array([[1.0, 0.8], [0.0, 0.6]]), np.full(1500, 2.0)])
-    detector = ScoreOutlierDetector(max_steps=400, random_state=0).fit(x[:1000])
-    found = detector.explain(x[1000:], given="others")
-    truth = [stats.norm.logpdf(x[1000:, d], 0.8 * x[1000:, 1 - d], 0.6) for d in (0, 1)]
+    x = np.column_stack([rng.normal(size=(700, 2)) @ np.array([[1.0, 0.8], [0.0, 0.6]]), np.full(700, 2.0)])
+    detector = ScoreOutlierDetector(max_steps=150, random_state=0).fit(x[:400])
+    found = detector.explain(x[400:], given="others")
+    truth = [stats.norm.logpdf(x[400:, d], 0.8 * x[400:, 1 - d], 0.6) for d in (0, 1)]
     kinds = [detector.columns_.kinds[d] for d in (0, 1)]
-    slopes = [kind.log_slope(kind.encode(x[1000:, d])) for d, kind in enumerate(kinds)]  # the score leaves them out
+    slopes = [kind.log_slope(kind.encode(x[400:, d])) for d, kind in enumerate(kinds)]  # the score leaves them out
     np.testing.assert_allclose(found[:, :2].mean(0), np.mean(np.subtract(truth, slopes), 1), atol=0.1)
     assert np.isnan(detector.explain([[np.nan, 0.0, 2.0]], given="others"))[0].tolist() == [True, False, False]
     assert detector.explain([[0.0, 0.0, 1.0]], given="others")[0, 2] < -5.0  # the constant column
@@ -224,15 +159,3 @@ def test_of_many_fitted_rows_some_are_scored(monkeypatch: pytest.MonkeyPatch) ->
     np.testing.assert_allclose(detector.held_out_scores_, np.sort(scores[detector.held_out_rows_]), rtol=1e-9)
     assert (detector.predict(rows[some]) == -1).mean() == pytest.approx(0.2, abs=0.02)
     assert np.isfinite(detector.median_contributions_).all()
-
-
-def test_reference_rows_are_random_and_know_every_column() -> None:
-    known = np.ones((20_000, 2), dtype=bool)
-    known[:, 1] = False
-    known[[7, 11], 1] = True
-    rows = outliers._reference_rows(known)
-    assert 5_000 <= len(rows) <= 5_002
-    assert known[rows, 1].any()
-    assert len(np.unique(rows % 4)) == 4
-    assert (np.diff(rows) > 0).all()
-    assert outliers._reference_rows(known[:50]).tolist() == list(range(50))

@@ -12,6 +12,7 @@ from arcsm.estimators import ScoreDensity
 from arcsm.estimators.column_inference import infer_column
 from arcsm.estimators.continua import Continuous
 from arcsm.estimators.range_ends import hard_ends
+from small_targets import ROUGH, use_one_model
 
 Draw = Callable[[np.random.Generator, int], Any]
 
@@ -21,32 +22,27 @@ def ends_of(draw: Draw, count: int, repeats: int = 40) -> Any:
     return np.array([hard_ends(x, x) for x in draws])
 
 
-@pytest.mark.parametrize("count", [400, 1000, 5000])
 @pytest.mark.parametrize(
     ("draw", "low", "high"),
     [
-        (lambda r, n: r.random(n), 0.0, 1.0),
         (lambda r, n: 5.0 + r.random(n), 5.0, 6.0),
         (lambda r, n: -3000.0 * r.random(n), -3000.0, 0.0),
-        (lambda r, n: r.beta(0.5, 0.5, n), 0.0, 1.0),
         (lambda r, n: 5.0 + r.exponential(size=n), 5.0, math.inf),
         (lambda r, n: -r.exponential(size=n), -math.inf, 0.0),
     ],
 )
-def test_a_continuum_ends_where_its_values_do_not_thin_out(draw: Draw, count: int, low: float, high: float) -> None:
-    found = ends_of(draw, count)
+def test_a_continuum_ends_where_its_values_do_not_thin_out(draw: Draw, low: float, high: float) -> None:
+    found = ends_of(draw, 1000)
     assert (found[:, 0] == low).mean() >= 0.8  # the true end is a round number, within three gaps in 19 of 20
     assert (found[:, 1] == high).mean() >= 0.8
 
 
-@pytest.mark.parametrize("count", [30, 399, 500, 5000])
+@pytest.mark.parametrize("count", [30, 500])
 @pytest.mark.parametrize(
     "draw",
     [
         lambda r, n: r.normal(size=n),
         lambda r, n: r.standard_t(3, n),
-        lambda r, n: r.laplace(size=n),
-        lambda r, n: r.normal(size=n) + 20.0 * (r.random(n) < 0.5),
         lambda r, n: np.append(r.normal(size=n - 1), 1e6),  # a gross error hides no end
     ],
 )
@@ -69,29 +65,12 @@ def test_a_continuum_ends_with_a_spike() -> None:
     assert column.decode(np.array([-9.0, 9.0])).tolist() == [-1.5, 2.0]
 
 
-@pytest.mark.parametrize("scale", [1e-200, 1e-9, 1.0, 1e9, 1e200])
-@pytest.mark.parametrize("shift", [-0.5, 0.0, 7.3])
-def test_hard_ends_do_not_depend_on_the_unit(scale: float, shift: float) -> None:
-    values = shift + np.random.default_rng(0).random(1000)
-    low, high = hard_ends(scale * values, scale * values)
-    assert low / scale == pytest.approx(shift, abs=0.005)
-    assert high / scale == pytest.approx(1.0 + shift, abs=0.005)
-    assert low <= scale * values.min()
-    assert high >= scale * values.max()
-
-
-def test_numbers_far_from_zero_have_ends() -> None:
-    values = 1.7e9 + np.random.default_rng(0).random(1000)
-    low, high = hard_ends(values, values)
-    assert values.min() - 0.005 <= low <= values.min()
-    assert values.max() <= high <= values.max() + 0.005
-
-
-def test_a_density_fills_the_range_and_stays_within_it() -> None:
+def test_a_density_fills_the_range_and_stays_within_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_one_model(monkeypatch, **ROUGH)
     random = np.random.default_rng(0)
     u, v = random.random(600), 5.0 + random.random(600)
     table = pd.DataFrame({"u": u, "v": v, "w": u - v + 0.2 * random.normal(size=600)})
-    density = ScoreDensity(max_steps=300, random_state=0).fit(table)
+    density = ScoreDensity(random_state=0).fit(table)
     draws = density.sample(2000)
     for name, low in (("u", 0.0), ("v", 5.0)):
         assert draws[name].between(low, low + 1.0).all()
@@ -101,3 +80,13 @@ def test_a_density_fills_the_range_and_stays_within_it() -> None:
         assert density.probability({name: (low + 1.02, None)}).value == 0.0
     beyond = table[:2].assign(u=[-0.1, 3.0])
     assert (density.score_samples(beyond) < density.score_samples(table[:2]) - 3.0).all()
+
+
+@pytest.mark.slow
+def test_probabilities_at_hard_ends_are_those_farther_in() -> None:
+    """A model rounds off an edge: these weeks had 0.48 and 0.77 of their probability when nothing was reflected."""
+    random = np.random.default_rng(1)
+    table = pd.DataFrame({"day": random.integers(1, 366, 1500), "z": random.normal(size=1500)})
+    density = ScoreDensity(random_state=0).fit(table)
+    weeks = [density.probability({"day": week}).value for week in ((1, 7), (359, 365))]
+    assert np.mean(weeks) == pytest.approx(7.0 / 365.0, rel=0.2)

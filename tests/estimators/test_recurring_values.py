@@ -5,6 +5,7 @@ import pytest
 
 from arcsm.estimators import ScoreDensity
 from arcsm.estimators.recurring_values import RecurringValues
+from small_targets import ROUGH, use_one_model
 
 
 def prices(rows: int, seed: int) -> np.ndarray:
@@ -30,27 +31,13 @@ def test_draws_recur_as_often_as_new_rows() -> None:
     np.testing.assert_allclose(*shares, atol=0.01)
 
 
-def test_draws_beyond_the_range_and_columns_without_ties_stay_as_they_are() -> None:
-    random = np.random.default_rng(0)
-    assert RecurringValues.of_column(random.normal(size=500), np.zeros(0)) is None
-    assert RecurringValues.of_column(np.full(50, np.nan), np.zeros(0)) is None
-    values = RecurringValues.of_column(np.repeat(np.arange(50.0), 4), np.zeros(0))
-    assert values is not None
-    assert values.moved(np.array([-3.0, 80.0]), random).tolist() == [-3.0, 80.0]
-
-
-def test_the_values_of_a_long_sorted_table_count() -> None:
-    values = RecurringValues.of_column(np.repeat(np.arange(20_000.0), 10), np.zeros(0))
-    assert values is not None
-    assert values.values[-1] > 19_990.0
-
-
 def test_spikes_and_gaps_do_not_count() -> None:
     rows = np.concatenate([np.full(500, 7.0), np.full(30, np.nan), np.random.default_rng(0).normal(size=500)])
     assert RecurringValues.of_column(rows, np.array([7.0])) is None
 
 
-def test_synthetic_rows_have_recurring_values() -> None:
+def test_synthetic_rows_have_recurring_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_one_model(monkeypatch, **ROUGH)
     rows = np.stack([prices(1500, 0), np.random.default_rng(1).normal(size=1500)], 1)
     density = ScoreDensity(max_steps=20, random_state=0).fit(rows)
     assert list(density.recurring_) == [0]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from arcsm import AnyOrder
-from arcsm.estimators import ScoreDensity, ScoreOutlierDetector, ScoreRegressor
+from arcsm.estimators import ScoreDensity
 
 
 def table(columns: int, rows: int = 60) -> pd.DataFrame:
@@ -24,7 +24,7 @@ def context_of(estimator: Any) -> AnyOrder:
     return context
 
 
-@pytest.mark.parametrize(("columns", "small_sets"), [(2, 0), (3, 1), (5, 2)])
+@pytest.mark.parametrize(("columns", "small_sets"), [(2, 0), (5, 2)])
 def test_small_sets_have_a_network_that_was_trained_further(columns: int, small_sets: int) -> None:
     context = context_of(ScoreDensity(max_steps=40, random_state=0).fit(table(columns)))
     assert context.small_sets == small_sets
@@ -33,23 +33,6 @@ def test_small_sets_have_a_network_that_was_trained_further(columns: int, small_
         weights = zip(context.networks.large.parameters(), context.networks.small.parameters(), strict=True)
         assert any(not torch.equal(first, second) for first, second in weights)
         assert all(parameter.requires_grad for parameter in context.parameters())
-
-
-def test_few_rows_and_units_have_linear_features() -> None:
-    def has_features(estimator: Any, rows: pd.DataFrame) -> bool:
-        return context_of(estimator.fit(rows)).linear_features
-
-    quick = {"max_steps": 10, "random_state": 0}
-    assert has_features(ScoreDensity(**quick), table(4, 100))
-    assert not has_features(ScoreDensity(**quick), table(4, 2_500))
-    assert not has_features(ScoreDensity(**quick), table(50, 100))
-    assert not has_features(ScoreOutlierDetector(**quick), table(4, 100))
-
-
-def test_models_of_targets_have_none() -> None:
-    x = table(4)
-    regressor = ScoreRegressor(max_steps=20, random_state=0).fit(x, x["x0"] + 1.0)
-    assert context_of(regressor).networks.small is None
 
 
 def employees(rows: int, seed: int) -> pd.DataFrame:
@@ -83,40 +66,3 @@ def test_a_rate_that_jumps_with_a_date_is_learned() -> None:
     without = density.probability(event, given=given).value
     assert abs(found - expected) < 0.5 * abs(without - expected)
     assert abs(found - expected) < 0.04
-
-
-def answers(rows: int, seed: int) -> pd.DataFrame:
-    """Draw answers of a survey, and working hours that depend on the department and on one of the answers."""
-    random = np.random.default_rng(seed)
-    department = random.choice(["Sales", "Support", "Research", "Law"], rows, p=[0.3, 0.3, 0.28, 0.12])
-    mood = pd.Series(department).map({"Sales": 0.1, "Support": -0.6, "Research": 0.4, "Law": 0.0}).to_numpy()
-    mood = mood + random.normal(size=rows)
-
-    def item(weight: float) -> np.ndarray[Any, Any]:
-        z = weight * mood + random.normal(size=rows)
-        return 1 + (z[:, None] > np.array([-1.6, -0.7, 0.2, 1.2])).sum(1)
-
-    table = pd.DataFrame({"department": department, "load": item(-0.8)})
-    for name, weight in {"trust": 1.3, "pay": 0.7, "growth": 1.1, "respect": 1.6, "tools": 0.4}.items():
-        table[name] = item(weight)
-    mean = 39.0 + 1.6 * (table["load"] - 3) + 2.0 * (department == "Sales")
-    table["hours"] = np.round(mean + 2.2 * random.normal(size=rows), 1)
-    return table
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
-def test_probabilities_given_two_values_are_about_as_good_as_counts(seed: int) -> None:
-    """Some 20 to 80 of 900 rows have these two values; counting them is unbiased."""
-    table, truth = answers(900, seed), answers(200_000, 99)
-    density, errors = ScoreDensity(random_state=0).fit(table), list[tuple[float, float]]()
-    for (department, load), rows in truth.groupby(["department", "load"]):
-        given = {"department": department, "load": load}
-        seen = table.loc[(table["department"] == department) & (table["load"] == load), "hours"]
-        if len(seen) < 20:
-            continue
-        expected = (rows["hours"] <= 40.0).mean()
-        counted = ((seen <= 40.0).sum() + 0.5) / (len(seen) + 1.0)
-        errors.append((density.probability({"hours": (None, 40.0)}, given=given).value - expected, counted - expected))
-    found, counted = np.sqrt(np.square(errors).mean(0))
-    assert found < 1.3 * counted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import replace
 from itertools import permutations
 from typing import Any
@@ -16,6 +15,7 @@ from arcsm.estimators import ScoreDensity
 from small_tables import use_small_models
 
 
+@pytest.mark.slow
 def test_held_out_rows_choose_the_configuration() -> None:
     random = np.random.default_rng(0)
     clustered = np.repeat(random.normal(size=(80, 3)), 10, 0) + 0.002 * random.normal(size=(800, 3))
@@ -38,18 +38,6 @@ def test_the_density_is_the_mixture_of_all_orders() -> None:
     np.testing.assert_allclose(density.score_samples(x), expected, rtol=1e-9)
     u = density.cdf(x[:5])
     np.testing.assert_allclose(density.quantile(u), x[:5], atol=1e-3)
-
-
-def test_the_copy_in_single_precision_is_not_pickled() -> None:
-    density = ScoreDensity(max_steps=10, n_estimators=1, random_state=0).fit(
-        np.random.default_rng(0).normal(size=(40, 2))
-    )
-    gaps = np.array([[0.5, np.nan]])
-    before, size = density.impute(gaps), len(pickle.dumps(density))
-    loaded = pickle.loads(pickle.dumps(density))
-    assert loaded.model_._single is None
-    assert size < 1.1 * len(pickle.dumps(loaded))
-    np.testing.assert_array_equal(loaded.impute(gaps), before)
 
 
 def table_with_a_spike(count: int = 160) -> pd.DataFrame:
@@ -77,12 +65,6 @@ def test_a_learned_order_is_the_single_one_in_which_held_out_rows_are_likely(mon
     again = clone(density).fit(table)
     assert again.orders_ == density.orders_
     np.testing.assert_array_equal(again.score_samples(table), density.score_samples(table))
-
-
-def test_a_table_of_constants_has_no_orders() -> None:
-    density = ScoreDensity(order="learned").fit(np.ones((10, 2)))
-    assert density.orders_ == []
-    assert bool(np.isfinite(density.score_samples(np.ones((1, 2)))).all())
 
 
 @pytest.mark.parametrize(
