@@ -39,27 +39,10 @@ def distances() -> dict[str, Tensor]:
     return {name: combination.score(table) for name, table in tables.items()}
 
 
-@pytest.mark.parametrize("kind", ["shifted", "scaled", "constant", "too likely"])
-def test_it_detects_unseen_kinds_of_outliers(kind: str, distances: dict[str, Tensor]) -> None:
-    assert auroc(distances["test"], distances[kind]) > 0.95
-
-
-def test_held_out_inliers_are_not_outliers(distances: dict[str, Tensor]) -> None:
-    fitted, test = distances["validation"], distances["test"]
-    assert auroc(fitted, test) == pytest.approx(0.5, abs=0.12)
-    assert auroc(test[::2], test[1::2]) == pytest.approx(0.5, abs=0.12)
-
-
-def test_it_is_two_sided_and_unbounded() -> None:
-    sample = torch.distributions.LogNormal(0.0, 1.0).sample((1000,)).double()
-    combination = Combination().fit({"a": sample})
-    scores = combination.score({"a": torch.tensor([1.0, 0.1, -1.0, -5.0, 8.0, 50.0, 500.0])})
-    middle, *left_and_right = scores.tolist()
-    left, right = left_and_right[:3], left_and_right[3:]
-    assert middle < 0.1
-    assert left == sorted(left)
-    assert right == sorted(right)
-    assert min(left[0], right[0]) > middle
+def test_it_detects_unseen_kinds_of_outliers_and_no_held_out_inliers(distances: dict[str, Tensor]) -> None:
+    for kind in ("shifted", "scaled", "constant", "too likely"):
+        assert auroc(distances["test"], distances[kind]) > 0.95, kind
+    assert auroc(distances["validation"], distances["test"]) == pytest.approx(0.5, abs=0.12)
 
 
 def test_normal_columns_give_the_mahalanobis_distance() -> None:
@@ -70,27 +53,13 @@ def test_normal_columns_give_the_mahalanobis_distance() -> None:
     torch.testing.assert_close(found, at.square().sum(1), rtol=0.12, atol=0.05)
 
 
-def test_tied_columns_are_handled() -> None:
-    values = torch.tensor([0.0] * 40 + [1.0] * 30 + [2.0] * 30)
-    scores = Combination().fit({"a": values}).score({"a": torch.tensor([0.0, 1.0, 2.0, 3.0, 10.0])})
-    assert bool(scores.isfinite().all())
-    assert float(scores[-1]) > float(scores[-2]) > float(scores[1])
-
-
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        ({}, "at least one"),
-        ({"a": torch.zeros(2)}, "at least 3 rows"),
-        ({"a": torch.zeros(50)}, "a is the same for nearly all rows"),
-        ({"a": torch.rand(5), "b": torch.rand(4)}, "one length"),
-        ({"a": torch.rand(5, 1)}, "one length"),
-        ({"a": torch.rand(5), "b": torch.tensor([1.0, 2.0, math.inf, 0.0, 1.0])}, "b contains NaN or infinity"),
-    ],
-)
-def test_invalid_tables_raise(table: dict[str, Tensor], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Combination().fit(table)
+def test_invalid_tables_raise() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        Combination().fit({})
+    with pytest.raises(ValueError, match="a is the same for nearly all rows"):
+        Combination().fit({"a": torch.zeros(50)})
+    with pytest.raises(ValueError, match="b contains NaN or infinity"):
+        Combination().fit({"a": torch.rand(3), "b": torch.tensor([1.0, 2.0, math.inf])})
 
 
 def test_scoring_needs_a_fit_and_all_columns() -> None:
@@ -99,5 +68,3 @@ def test_scoring_needs_a_fit_and_all_columns() -> None:
     fitted = Combination().fit({"a": torch.rand(9), "b": torch.rand(9)})
     with pytest.raises(ValueError, match="expected the columns a, b"):
         fitted.score({"a": torch.rand(3)})
-    with pytest.raises(ValueError, match="knots"):
-        Combination(knots=1).fit({"a": torch.rand(9)})

@@ -25,7 +25,4 @@ def test_statistics_of_rounded_values_are_finite() -> None:
     u = torch.tensor([[0.0, 1.0, 0.5], [1.0, 1.0, 1.0]])
     for name, column in pit_statistics(u).items():
         assert bool(column.isfinite().all()), name
-
-
-def test_a_single_column_has_no_autocorrelation() -> None:
     assert "lag 1" not in pit_statistics(torch.rand(3, 1))

@@ -12,12 +12,9 @@ from torch import Tensor
 
 from arcsm import AutoregressiveModel, Context, GaussianHead, NoiseLadder
 from arcsm.anomaly import kolmogorov_smirnov, negative_log_prob, outlier_scores, pit_statistics, score_norms, score_sum
-from arcsm.metrics import pit_uniformity
 from small_models import MakeModel
 
 SLOPE, OFFSET, STD = 0.6, 0.2, 0.8
-
-
 SHIFT, SCALE = 1.5, 2.0
 
 
@@ -109,53 +106,12 @@ def test_one_pass_matches_the_methods_of_the_model(
         torch.testing.assert_close(table[f"|s|, {sigma:.4g}"], s.norm(dim=1))
 
 
-def test_levels_and_methods_can_be_chosen(make_model: MakeModel, ladder: NoiseLadder) -> None:
-    model = make_model(noise=ladder)
-    x = torch.randn(3, 2, dtype=torch.float64)
-    assert list(outlier_scores(model, x, levels=(-1,), methods=())) == ["h, 0.2", "|s|, 0.2"]
-    assert next(iter(outlier_scores(model, x, levels=(), methods=("quadrature",)))) == "-log q, quadrature"
-    with pytest.raises(ValueError, match="level"):
-        outlier_scores(model, x, levels=(8,))
-    with pytest.raises(ValueError, match="closed form"):
-        outlier_scores(model, x, methods=("closed_form",))
-
-
-def test_columns_are_in_double_precision_without_gradients(make_model: MakeModel) -> None:
-    model = make_model("mixture", dtype=torch.float32)
-    for column in outlier_scores(model, torch.randn(3, 2)).values():
-        assert column.dtype == torch.float64
-        assert not column.requires_grad
-
-
-@pytest.mark.parametrize("kind", ["score", "mixture"])
-def test_pit_values_of_the_models_samples_are_uniform(kind: str, make_model: MakeModel, ladder: NoiseLadder) -> None:
-    count_features, count = 6, 400
-    model = make_model(kind, features=count_features, noise=ladder)
-    x = model.sample(count, generator=torch.Generator().manual_seed(1))
-    assert pit_uniformity(model.cdf(x).detach()).p_value > 1e-3
-    table = outlier_scores(model, x)
-    by = "flow" if kind == "score" else "closed_form"
-    expected = {  # mean and standard deviation for independent uniform values
-        "squares": (count_features, math.sqrt(2.0 * count_features)),
-        "tails": (2.0 - math.log(4.0), math.sqrt((4.0 - math.pi**2 / 3.0) / count_features)),
-        "AD": (1.0, math.sqrt(2.0 / 3.0 * (math.pi**2 - 9.0))),
-    }
-    for name, (mean, deviation) in expected.items():
-        found = float(table[f"PIT {name}, {by}"].mean())
-        assert found == pytest.approx(mean, abs=4.0 * deviation / math.sqrt(count)), name
-    assert abs(float(table[f"PIT lag 1, {by}"].mean())) < 4.0 / math.sqrt(count * count_features)
-
-
-NAN = torch.tensor([[0.0, math.nan, 0.0, 0.0, 0.0]])
-
-
-@pytest.mark.parametrize("score", [score_sum, score_norms, negative_log_prob, outlier_scores])
+@pytest.mark.parametrize("score", [score_sum, outlier_scores])
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (NAN, "NaN"),
+        (torch.full((1, 5), math.nan), "NaN"),
         (torch.zeros(3, 4), r"expected shape \(\*, 5\)"),
-        (torch.zeros(5), r"shape \(N, 5\)"),
         (torch.zeros(2, 3, 5), r"shape \(N, 5\)"),
         (torch.zeros(0, 5), "at least one"),
         ([[0.0] * 5], "torch.Tensor"),

@@ -11,11 +11,8 @@ import torch
 from torch import Tensor
 
 from arcsm import MADE, AutoregressiveModel, LogisticMixtureHead, NoiseLadder
-from arcsm.conditionals import Conditionals
-from arcsm.denoise import GaussianNoise, MissingValues, particle_filter, posterior
-from arcsm.denoise.posteriors import FlowPosterior
-from small_heads import TwoNormals
-from small_models import MakeModel, seeded
+from arcsm.denoise import GaussianNoise, particle_filter, posterior
+from small_models import MakeModel
 
 FLOAT64 = torch.float64
 _ESTIMATES: tuple[Literal["mean", "median"], ...] = ("mean", "median")
@@ -40,9 +37,8 @@ def grid_posterior(log_prior: Tensor, x: Tensor, y: float, sigma: float) -> tupl
     return float((mass * x).sum() / mass.sum()), float(median), float(mass.sum().log() + log_joint.max())
 
 
-@pytest.mark.parametrize("sigma", [0.05, 0.4, 2.0])
-@pytest.mark.parametrize("y", [-2.0, -0.9, 0.0, 0.35, 4.0])
-def test_posterior_of_a_mixture_against_brute_force(sigma: float, y: float) -> None:
+@pytest.mark.parametrize(("y", "sigma"), [(-0.9, 0.05), (0.35, 0.4), (4.0, 2.0)])
+def test_posterior_of_a_mixture_against_brute_force(y: float, sigma: float) -> None:
     model, x = logistic_mixture_model(), torch.linspace(-12.0, 12.0, 20_001, dtype=FLOAT64)
     mean, median, log_evidence = grid_posterior(model.log_prob(x[:, None]).detach(), x, y, sigma)
     row, noise = torch.tensor([[y]], dtype=FLOAT64), GaussianNoise(sigma)
@@ -52,8 +48,7 @@ def test_posterior_of_a_mixture_against_brute_force(sigma: float, y: float) -> N
     assert found.log_evidence.item() == pytest.approx(log_evidence, abs=1e-5)
 
 
-@pytest.mark.parametrize(("method", "tolerance"), [("quadrature", 1e-4), ("flow", 0.02)])
-@pytest.mark.parametrize("sigma", [0.3, 1.0])
+@pytest.mark.parametrize(("method", "tolerance", "sigma"), [("quadrature", 1e-4, 1.0), ("flow", 0.02, 0.3)])
 def test_posterior_of_a_score_against_brute_force(
     make_model: MakeModel, ladder: NoiseLadder, method: str, tolerance: float, sigma: float
 ) -> None:
@@ -68,25 +63,7 @@ def test_posterior_of_a_score_against_brute_force(
     torch.testing.assert_close(torch.stack([mean, median, evidence], 1), exact, rtol=0.0, atol=tolerance)
 
 
-@pytest.mark.parametrize("y", [-1.4, -1.0, -0.6, 0.1])
-def test_posteriors_through_the_flow_beside_a_gap_between_modes(y: float) -> None:
-    head, sigma = TwoNormals((1.5, -1.5), 0.3), 0.5
-    model = AutoregressiveModel(MADE(1, 1, (2,)), head, NoiseLadder(4.0, 0.1, 20)).double()
-    x = torch.linspace(-5.0, 5.0, 2001, dtype=FLOAT64)
-    mean, median, log_evidence = grid_posterior(model.log_prob(x[:, None]), x, y, sigma)
-    row, noise = torch.tensor([[y]], dtype=FLOAT64), GaussianNoise(sigma)
-    assert posterior(model, row, noise).item() == pytest.approx(mean, abs=3e-3)
-    assert posterior(model, row, noise, "median").item() == pytest.approx(median, abs=3e-3)
-    assert particle_filter(model, row, noise, count=1).log_evidence.item() == pytest.approx(log_evidence, abs=5e-3)
-    missing = torch.full((1, 1), math.nan, dtype=FLOAT64)
-    assert MissingValues().posterior(*_prior(model, missing)).mean().item() == pytest.approx(0.6, abs=0.02)
-
-
-def _prior(model: AutoregressiveModel, y: Tensor) -> tuple[Conditionals, Tensor]:
-    return model.conditionals_builder()(model.head.project(model.context(y.nan_to_num())[:, 0])), y[:, 0]
-
-
-@pytest.mark.parametrize("sigma", [1e-3, 0.03, 0.2])
+@pytest.mark.parametrize("sigma", [1e-3, 0.2])
 def test_narrow_noise_and_outliers_through_the_flow(make_model: MakeModel, ladder: NoiseLadder, sigma: float) -> None:
     model, noise = make_model(features=1, noise=ladder, strength=2.0), GaussianNoise(sigma)
     y = torch.tensor([[-1.5], [0.2], [2.5], [9.0], [40.0]], dtype=FLOAT64)
@@ -98,47 +75,3 @@ def test_narrow_noise_and_outliers_through_the_flow(make_model: MakeModel, ladde
         assert float(mean) == pytest.approx(exact[0], abs=0.02 * sigma)
         assert float(medians[row]) == pytest.approx(exact[1], abs=0.02 * sigma)
         assert float(evidence[row]) == pytest.approx(exact[2], abs=0.02)
-
-
-def test_interpolated_posteriors_mix_with_posteriors_in_cells(make_model: MakeModel, ladder: NoiseLadder) -> None:
-    model, noise = make_model(features=1, noise=ladder, strength=2.0), GaussianNoise(0.5)
-    y = torch.tensor([[0.2], [30.0], [-0.4]], dtype=FLOAT64)
-    together = posterior(model, y, noise)
-    alone = torch.cat([posterior(model, row[None], noise) for row in y])
-    torch.testing.assert_close(together, alone)
-    conditionals = model.conditionals_builder(tol=1e-4)(model.head.project(model.context(y)[:, 0]))
-    posteriors = noise.posterior(conditionals, y[:, 0])
-    assert isinstance(posteriors, FlowPosterior)
-    assert posteriors.in_cells.tolist() == [True, False, True]
-    u = (torch.arange(500, dtype=FLOAT64) + 0.5) / 500
-    quantiles = posteriors.select(torch.arange(3).repeat(500)).icdf(u.repeat_interleave(3)).view(500, 3)
-    torch.testing.assert_close(quantiles.mean(0), together[:, 0], rtol=0.0, atol=0.01)
-
-
-def test_samples_through_the_flow_follow_the_posterior(make_model: MakeModel, ladder: NoiseLadder) -> None:
-    model, n, sigma = make_model(features=1, noise=ladder, strength=2.0), 1000, 0.5
-    x = torch.linspace(-8.0, 8.0, 1001, dtype=FLOAT64)
-    mass = (model.log_prob(x[:, None]) - 0.5 * (1.0 - x).square() / sigma**2).exp()
-    below = (mass.cumsum(0) - 0.5 * mass) / mass.sum()
-    drawn = posterior(model, torch.ones(n, 1, dtype=FLOAT64), GaussianNoise(sigma), "sample", seeded())[:, 0]
-    exact = np.interp(drawn.sort().values.numpy(), x.numpy(), below.numpy())
-    assert np.abs(exact - (np.arange(n) + 0.5) / n).max() < 1.95 / n**0.5 + 0.005  # plus the error of the cells
-
-
-def test_flow_and_quadrature_agree_with_one_level(make_model: MakeModel) -> None:
-    model = make_model(features=1, noise=NoiseLadder(0.5, 0.5, levels=1))
-    y = torch.tensor([[-1.5], [0.2]], dtype=FLOAT64)
-    means = [posterior(model, y, GaussianNoise(0.5), method=method) for method in ("flow", "quadrature")]
-    torch.testing.assert_close(*means, rtol=0.0, atol=5e-3)
-
-
-@pytest.mark.parametrize("estimate", ["mean", "median", "sample"])
-def test_posteriors_that_are_all_interpolated_keep_single_precision(
-    make_model: MakeModel, ladder: NoiseLadder, estimate: Any
-) -> None:
-    y, noise = torch.tensor([[-1.5], [0.2], [2.5]], dtype=FLOAT64), GaussianNoise(0.01)
-    exact = posterior(make_model(features=1, noise=ladder), y, noise, estimate, seeded())
-    single = posterior(make_model(features=1, noise=ladder, dtype=torch.float32), y, noise, estimate, seeded())
-    assert single.dtype == torch.float32
-    if estimate != "sample":  # random numbers differ between precisions
-        torch.testing.assert_close(single.double(), exact, rtol=0.0, atol=1e-3)

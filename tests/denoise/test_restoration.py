@@ -12,8 +12,6 @@ from torch import Tensor
 from arcsm import AutoregressiveModel, NoiseLadder
 from arcsm.denoise import GaussianNoise, SaltAndPepper, langevin, particle_filter, posterior, tweedie
 from small_models import (
-    DEVIATIONS,
-    OFFSETS,
     MakeModel,
     linear_gaussian_model,
     one_gaussian,
@@ -25,29 +23,13 @@ from small_models import (
 FLOAT64 = torch.float64
 
 
-@pytest.mark.parametrize("sigma", [0.1, 0.37, 2.0])
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
-def test_tweedie_is_the_posterior_mean_of_a_gaussian(sigma: float, order: tuple[int, ...]) -> None:
-    model = linear_gaussian_model(noise=NoiseLadder(2.0, 0.1, levels=4), order=order)
+@pytest.mark.parametrize("sigma", [0.1, 0.37])
+def test_tweedie_is_the_posterior_mean_of_a_gaussian(sigma: float) -> None:
+    shift, order = torch.tensor([1.0, 2.0, 3.0], dtype=FLOAT64), (2, 0, 1)
+    model = linear_gaussian_model(noise=NoiseLadder(2.0, 0.1, levels=4), order=order, shift=shift, scale=2.0)
     y = random_rows(7)
-    torch.testing.assert_close(
-        tweedie(model, y, sigma), sequential_posterior_mean(y, sigma, order), rtol=0.0, atol=1e-12
-    )
-
-
-def test_tweedie_takes_and_gives_data_units() -> None:
-    model = linear_gaussian_model(noise=NoiseLadder(2.0, 0.1, levels=4), shift=[1.0, 2.0, 3.0], scale=2.0)
-    y = random_rows(4)
-    shift = torch.tensor([1.0, 2.0, 3.0], dtype=FLOAT64)
-    expected = sequential_posterior_mean(y, 0.5) * 2.0 + shift
-    torch.testing.assert_close(tweedie(model, y * 2.0 + shift, 1.0), expected, rtol=0.0, atol=1e-12)
-
-
-def test_tweedie_is_the_score_of_its_level_at_the_noisy_value(make_model: MakeModel, ladder: NoiseLadder) -> None:
-    model = make_model(features=1, noise=ladder)
-    y = torch.linspace(-3.0, 3.0, 9, dtype=FLOAT64)[:, None]
-    expected = y + ladder.sigma(2) ** 2 * model.score(y, level=2)[0]
-    torch.testing.assert_close(tweedie(model, y, ladder.sigma(2)), expected, rtol=0.0, atol=1e-10)
+    expected = sequential_posterior_mean(y, sigma, order) * 2.0 + shift
+    torch.testing.assert_close(tweedie(model, y * 2.0 + shift, 2.0 * sigma), expected, rtol=0.0, atol=1e-12)
 
 
 def test_tweedie_needs_a_sigma_within_the_ladder_of_every_dimension() -> None:
@@ -55,21 +37,11 @@ def test_tweedie_needs_a_sigma_within_the_ladder_of_every_dimension() -> None:
     y = random_rows(2)
     tweedie(model, y, 0.2)
     tweedie(model, y, 2.0)
-    for sigma in (0.15, 2.1, -1.0, math.nan):
+    for sigma in (0.15, 2.1, math.nan):
         with pytest.raises(ValueError, match=r"sigma: expected one within the ladder, 0.2 to 2 in data units"):
             tweedie(model, y, sigma)
     with pytest.raises(ValueError, match="sigma: this model has no noise ladder"):
         tweedie(linear_gaussian_model(), y, 0.5)
-
-
-def test_one_langevin_step_is_the_formula() -> None:
-    ladder = NoiseLadder(1.0, 0.2, levels=3)
-    model = one_gaussian(0.3, 0.7, noise=ladder)
-    y = torch.tensor([[1.0], [-2.0]], dtype=FLOAT64)
-    found = langevin(model, y, first_level=-1, steps=1, step_size=0.01, generator=seeded())
-    z = torch.randn(2, generator=seeded(), dtype=FLOAT64)[:, None]
-    expected = y + 0.005 * (0.3 - y) / (0.7**2 + 0.2**2) + 0.1 * z
-    torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-12)
 
 
 def test_larger_levels_take_larger_steps() -> None:
@@ -85,13 +57,6 @@ def test_larger_levels_take_larger_steps() -> None:
     torch.testing.assert_close(found, x, rtol=0.0, atol=1e-12)
 
 
-def test_long_langevin_forgets_the_noisy_value() -> None:
-    y = torch.full((4000, 1), 5.0, dtype=FLOAT64)
-    x = langevin(one_gaussian(0.3, 0.7), y, steps=200, step_size=0.05, generator=seeded())
-    assert abs(x.mean().item() - 0.3) < 5.0 * 0.7 / 4000**0.5 + 0.01
-    assert abs(x.std().item() - 0.7) < 0.05
-
-
 def test_langevin_changes_only_corrupted_values() -> None:
     model, y = linear_gaussian_model(), random_rows(6)
     corrupted = y > 0.0
@@ -100,41 +65,19 @@ def test_langevin_changes_only_corrupted_values() -> None:
     assert bool((x[corrupted] != y[corrupted]).all())
     nothing = torch.zeros_like(corrupted)
     assert torch.equal(langevin(model, y, nothing, generator=seeded()), y)
+    with pytest.raises(ValueError, match=r"corrupted: expected booleans of shape \(6, 3\)"):
+        langevin(model, y, nothing[:, :2])
+    with pytest.raises(ValueError, match="steps, step_size: expected at least 1 and a positive number, got 0 and None"):
+        langevin(model, y, steps=0)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"first_level": 3}, "level: expected -3 to 2, got 3"),
-        ({"first_level": -4}, "level: expected -3 to 2, got -4"),
-        ({"steps": 0}, "steps, step_size: expected at least 1 and a positive number, got 0 and None"),
-        ({"step_size": math.inf}, "steps, step_size"),
-        ({"step_size": 0.0}, "steps, step_size"),
-        ({"corrupted": torch.zeros(2, 2, dtype=torch.bool)}, r"corrupted: expected booleans of shape \(2, 3\)"),
-        ({"corrupted": torch.zeros(2, 3)}, "corrupted: expected booleans"),
-    ],
-)
-def test_langevin_checks_its_arguments(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        langevin(linear_gaussian_model(noise=NoiseLadder(1.0, 0.1, levels=3)), random_rows(2), **options)
-
-
-@pytest.mark.parametrize("sigma", [0.01, 0.5, 3.0, 100.0])
+@pytest.mark.parametrize("sigma", [0.01, 3.0])
 @pytest.mark.parametrize("method", ["closed_form", "quadrature"])
 @pytest.mark.parametrize("estimate", ["mean", "median"])
 def test_posterior_of_a_gaussian(sigma: float, method: str, estimate: Any) -> None:
     y = 3.0 * random_rows(7)
     found = posterior(linear_gaussian_model(), y, GaussianNoise(sigma), estimate, method=method, tol=1e-8)
     torch.testing.assert_close(found, sequential_posterior_mean(y, sigma), rtol=0.0, atol=1e-5)
-
-
-def test_posterior_takes_and_gives_data_units() -> None:
-    shift, scale = torch.tensor([1.0, 2.0, 3.0], dtype=FLOAT64), torch.tensor([2.0, 0.5, 1.0], dtype=FLOAT64)
-    model = linear_gaussian_model(shift=shift, scale=scale)
-    z, sigma = random_rows(4), 0.5
-    mean = OFFSETS[0] + DEVIATIONS[0] ** 2 / (DEVIATIONS[0] ** 2 + (sigma / 2.0) ** 2) * (z[:, 0] - OFFSETS[0])
-    found = posterior(model, z * scale + shift, GaussianNoise(sigma), tol=1e-8)
-    torch.testing.assert_close(found[:, 0], mean * 2.0 + 1.0, rtol=0.0, atol=1e-6)
 
 
 def test_samples_follow_the_posterior() -> None:
@@ -160,7 +103,7 @@ def all_restored(model: AutoregressiveModel, y: Tensor, seed: int = 0, **options
     }
 
 
-@pytest.mark.parametrize("kind", ["score", "gaussian", "mixture"])
+@pytest.mark.parametrize("kind", ["score", "mixture"])
 def test_shapes_types_and_seeds(make_model: MakeModel, ladder: NoiseLadder, kind: str) -> None:
     model = make_model(kind, features=2, noise=ladder, dtype=torch.float32)
     y = torch.randn(2, 3, 2)
@@ -174,10 +117,6 @@ def test_shapes_types_and_seeds(make_model: MakeModel, ladder: NoiseLadder, kind
         assert not x.requires_grad, name
         assert torch.equal(x, second[name]), name
         assert torch.equal(x, other[name]) == (name in ("tweedie", "mean")), name
-    found = particle_filter(model, y, GaussianNoise(0.5), 6)
-    assert found.candidates.shape == (2, 3, 6, 2)
-    assert found.weights.shape == (2, 3, 6)
-    assert found.log_evidence.shape == (2, 3)
 
 
 def test_conditions_follow_their_rows(make_model: MakeModel, ladder: NoiseLadder) -> None:
@@ -187,26 +126,6 @@ def test_conditions_follow_their_rows(make_model: MakeModel, ladder: NoiseLadder
     alone = [tweedie(model, y[:1], 0.5, labels[i : i + 1]) for i in range(3)]
     torch.testing.assert_close(together, torch.cat(alone))
     assert len(together.unique(dim=0)) == 3
-    mean = [
-        particle_filter(model, y[:1], GaussianNoise(0.5), 6, seeded(), condition=labels[i]).mean() for i in range(3)
-    ]
-    assert len(torch.cat(mean).unique(dim=0)) == 3
-
-
-def test_many_rows_are_restored_in_batches() -> None:
-    model, y = linear_gaussian_model(noise=NoiseLadder(1.0, 0.1, levels=3)), random_rows(1100)
-    torch.testing.assert_close(tweedie(model, y, 0.5), sequential_posterior_mean(y, 0.5), rtol=0.0, atol=1e-12)
-    assert tweedie(model, y[:0], 0.5).shape == (0, 3)
-    found = particle_filter(linear_gaussian_model(), y[:40], GaussianNoise(0.5), count=100, generator=seeded())
-    assert found.mean().shape == (40, 3)
-
-
-def test_integrals_that_miss_the_tolerance_are_reported(make_model: MakeModel, ladder: NoiseLadder) -> None:
-    model = make_model(features=2, noise=ladder, strength=3.0)
-    y = torch.zeros(3, 2, dtype=FLOAT64)
-    for noise in (GaussianNoise(0.5), SaltAndPepper(0.1, 0.0, 1.0, 0.1)):
-        with pytest.warns(UserWarning, match=r"integrals \(of 6 conditionals\) missed the tolerance"):
-            posterior(model, y, noise, method="quadrature", tol=1e-14, max_evaluations=40)
 
 
 @pytest.mark.parametrize(
@@ -214,13 +133,9 @@ def test_integrals_that_miss_the_tolerance_are_reported(make_model: MakeModel, l
     [
         (posterior, {"estimate": "mode"}, "estimate: expected one of mean, median, sample, got 'mode'"),
         (posterior, {"method": "flow"}, 'method: "flow" needs a model with a noise ladder'),
-        (posterior, {"method": "magic"}, "method: expected"),
         (posterior, {"y": torch.zeros(2, 4)}, r"x: expected shape \(\*, 3\), got \(2, 4\)"),
-        (posterior, {"y": torch.full((2, 3), math.nan)}, "NaN"),
-        (posterior, {"condition": torch.zeros(2, 1)}, "condition: this model has none"),
         (particle_filter, {"count": 0}, "count: expected at least 1, got 0"),
         (particle_filter, {"threshold": 2.0}, "threshold: expected a fraction from 0 to 1, got 2.0"),
-        (particle_filter, {"y": torch.zeros(0, 3)}, r"y: expected at least one row, got shape \(0, 3\)"),
     ],
 )
 def test_invalid_arguments_raise_in_one_line(function: Any, options: dict[str, Any], message: str) -> None:

@@ -1,16 +1,9 @@
-"""Random events, and the probabilities that simple methods give them."""
-
-from types import SimpleNamespace
-from typing import Any
+"""Random events and their probabilities."""
 
 import numpy as np
-import pytest
 
-from arcsm.experiments.events import METHODS
 from arcsm.experiments.random_events import Event, random_events
 from arcsm.experiments.tables import Table
-
-RUN: Any = SimpleNamespace()
 
 
 def mixed_table(rows: int, seed: int = 0) -> Table:
@@ -39,20 +32,3 @@ def test_an_event_holds_for_rows_with_all_of_its_values() -> None:
     assert event.holds(rows).tolist() == [True, True, False, False, False]
     assert event.probability(rows) == 0.5  # of those without gaps
     assert event.named(Table(rows, ((), ("a", "b", "c")))) == {"x0": (0.0, 1.0), "x1": {"a", "c"}}
-
-
-@pytest.mark.parametrize("method", ["counts", "histogram", "Gaussian mixture"])
-def test_methods_estimate_probabilities_of_dependent_columns(method: str) -> None:
-    train, others = mixed_table(4000), mixed_table(50_000, seed=1).values
-    probability = METHODS[method](RUN, train, 0)
-    for event in (Event({0: (0.6, 3.0)}, {1: (2,)}), Event({0: (-1.0, 0.0), 2: (0.0, 9.0)}, {}), Event({}, {1: (0,)})):
-        assert probability(event) == pytest.approx(event.probability(others), rel=0.12)
-
-
-def test_independent_columns_multiply() -> None:
-    train = mixed_table(4000)
-    probability = METHODS["independent columns"](RUN, train, 0)
-    event = Event({0: (0.6, 3.0)}, {1: (2,)})
-    parts = Event({0: (0.6, 3.0)}, {}), Event({}, {1: (2,)})
-    assert probability(event) == pytest.approx(np.prod([part.probability(train.values) for part in parts]))
-    assert probability(event) < 0.5 * event.probability(train.values)

@@ -23,19 +23,8 @@ def test_energy_distance_of_shifted_gaussians() -> None:
     assert found == pytest.approx(expected, abs=0.05)
 
 
-def test_energy_distance_of_one_distribution_is_about_zero_and_symmetric() -> None:
-    a, b = normal(1500, 2, 0), normal(700, 2, 1)
-    assert abs(energy_distance(a, b)) < 0.01
-    assert energy_distance(a, b) == pytest.approx(energy_distance(b, a), abs=1e-12)
-
-
 def test_sliced_wasserstein_of_a_shift_is_its_mean_projection() -> None:
     """A shift m moves every projection by m . v; in two dimensions the mean of |m . v| is 2 |m| / pi."""
     a = normal(500, 2, 0)
     found = sliced_wasserstein(a, a + torch.tensor([3.0, 4.0]), directions=4000)
     assert found == pytest.approx(2.0 * 5.0 / math.pi, rel=0.03)
-
-
-def test_sliced_wasserstein_needs_samples_of_one_shape() -> None:
-    with pytest.raises(ValueError, match="same shape"):
-        sliced_wasserstein(normal(3, 2, 0), normal(4, 2, 0))

@@ -50,7 +50,7 @@ class Fig4(image_models.ImageModels):
 
 PRESETS: Mapping[Preset, Fig4] = {
     "smoke": Fig4(
-        models=("mnist-made", "mnist-made-paper", "mnist-made-gaussian", "mnist-pixelcnn-mle"),
+        models=("mnist-made", "mnist-made-paper", "mnist-made-gaussian", "mnist-made-mle"),
         grid=4, samples=4, timed_samples=2, compared_samples=4,
         langevin_steps=(2, 1), test_rows=2, neighbours=2,
         **{**image_models.PRESET_CHANGES["smoke"], "changes": (*image_models.TINY, image_models.DIGITS)},

@@ -51,11 +51,12 @@ class Fig5(image_models.ImageModels):
 
 PRESETS: Mapping[Preset, Fig5] = {
     "smoke": Fig5(
-        images=2, validation_images=1, langevin_images=1, particles=2, langevin_steps=1, first_levels=(0, 3),
-        step_sizes=(0.4,), tol=1e-2, shown=2,
+        models=("mnist-made", "cifar-made"), paper_models=("mnist-made-paper", "cifar-made-paper"),
+        images=2, validation_images=1, langevin_images=1, particles=2, langevin_steps=1, first_levels=(0, 1),
+        step_sizes=(0.4,), tol=0.1, shown=2,
         **{
             **image_models.PRESET_CHANGES["smoke"],
-            "changes": (*image_models.TINY, image_models.DIGITS, "model.noise.levels=4"),
+            "changes": (*image_models.TINY, image_models.DIGITS, "model.noise.levels=2"),
         },
     ),
     "cpu": Fig5(images=32, **image_models.PRESET_CHANGES["cpu"]),

@@ -47,8 +47,8 @@ class Imputation(Settings):
 
 
 PRESETS: Mapping[Preset, Imputation] = {
-    "smoke": Imputation(methods=(OURS, GAPS_SHOWN, "mean", "KNN"), tables=("wine",), mechanisms=("mcar", "mnar"),
-                        most_rows=60, draws=3, max_steps=3),
+    "smoke": Imputation(methods=(OURS, GAPS_SHOWN, "mean", "KNN", "IterativeImputer"), tables=("wine",),
+                        mechanisms=("mcar", "mnar"), most_rows=60, draws=3, max_steps=3),
     "cpu": Imputation(seeds=3),
     "paper": Imputation(seeds=10, seeds_of_others=10, most_rows=10_000),
 }  # fmt: skip

@@ -34,7 +34,7 @@ def test_stein_matches_definition() -> None:
 
 
 @pytest.mark.parametrize("keeps_crossing", [True, False])
-@pytest.mark.parametrize("share", [0.1, 0.8, 0.99])
+@pytest.mark.parametrize("share", [0.1, 0.8])
 def test_spectral_matches_definition(share: float, keeps_crossing: bool) -> None:
     z = normal(1, 12, 2, seed=1)[0]
     width, m = median_distance(z), len(z)
@@ -53,39 +53,17 @@ def test_spectral_matches_definition(share: float, keeps_crossing: bool) -> None
     torch.testing.assert_close(Spectral(share, keeps_crossing).score(z[None])[0], expected, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("estimator", [Stein(eta=1.0), Spectral()])  # with eta = 1e-3 Stein is noisy at single points
-@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
-def test_kernels_estimate_gaussian_score_at_any_scale(estimator: EntropyGradient, scale: float) -> None:
-    e = normal(1, 200, 2)
-    score = estimator.score(scale * (3.0 + e)) * scale
-    assert float(torch.cosine_similarity(score.flatten(), -e.flatten(), 0)) > 0.93
-    torch.testing.assert_close(score, estimator.score(e), rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, FLOAT64])
 @pytest.mark.parametrize("estimator", [Stein(), Spectral()])
-@pytest.mark.parametrize("bend", [0.0, 0.8])
-def test_kernels_estimate_entropy_gradient(dtype: torch.dtype, estimator: EntropyGradient, bend: float) -> None:
+def test_kernels_estimate_entropy_gradient(estimator: EntropyGradient) -> None:
     """z = 5 + w (e + b tanh 3e), bimodal for b > 0, has H = log w + E log(1 + 3 b sech^2 3e) + const."""
-    log_width = torch.tensor(-3.0, dtype=dtype, requires_grad=True)
-    b = torch.tensor(bend, dtype=dtype, requires_grad=True)
-    e = normal(60, 100, 1).to(dtype)
+    bend = 0.8
+    log_width = torch.tensor(-3.0, requires_grad=True)
+    b = torch.tensor(bend, requires_grad=True)
+    e = normal(60, 100, 1).float()
     estimator.surrogate(5.0 + log_width.exp() * (e + b * torch.tanh(3.0 * e))).backward()
     steep = 3.0 / torch.cosh(3.0 * e.double()).square()
     assert float(log_width.grad) == pytest.approx(1.0, abs=0.1)  # type: ignore[arg-type]
     assert float(b.grad) == pytest.approx(float((steep / (1.0 + bend * steep)).mean()), rel=0.3)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("z", "message"),
-    [
-        (torch.zeros(3, 2), r"z: expected samples \(B, K, D\) with K at least 2, got \(3, 2\)"),
-        (torch.zeros(3, 1, 2), "K at least 2"),
-    ],
-)
-def test_samples_of_wrong_shape_are_rejected(z: Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Stein().surrogate(z)
 
 
 def test_invalid_arguments_are_rejected() -> None:
@@ -93,12 +71,10 @@ def test_invalid_arguments_are_rejected() -> None:
         Stein(0.0)
     with pytest.raises(ValueError, match="share"):
         Spectral(1.5)
-    z = torch.randn(4, 5, 2)
-    for estimator in (Stein(), Spectral()):
-        with pytest.raises(ValueError, match=r"kernels need single or double precision, got torch\.bfloat16"):
-            estimator.surrogate(z.bfloat16())
-    with pytest.raises(ValueError, match="z: the kernel matrix has no eigenvalues"):
-        Spectral().surrogate(1e30 * z)
+    with pytest.raises(ValueError, match=r"z: expected samples \(B, K, D\) with K at least 2, got \(3, 2\)"):
+        Stein().surrogate(torch.zeros(3, 2))
+    with pytest.raises(ValueError, match=r"kernels need single or double precision, got torch\.bfloat16"):
+        Stein().surrogate(torch.zeros(4, 5, 2, dtype=torch.bfloat16))
     with pytest.raises(ValueError, match="state: expected that of Stein"):
         Stein().load_state_dict(JointScore(ScoreNetwork(2)).state_dict())
     assert Stein().state_dict() == {}
