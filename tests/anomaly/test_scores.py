@@ -12,6 +12,7 @@ from torch import Tensor
 
 from arcsm import AutoregressiveModel, Context, GaussianHead, NoiseLadder
 from arcsm.anomaly import kolmogorov_smirnov, negative_log_prob, outlier_scores, pit_statistics, score_norms, score_sum
+from arcsm.metrics import pit_uniformity
 from small_models import MakeModel
 
 SLOPE, OFFSET, STD = 0.6, 0.2, 0.8
@@ -104,6 +105,25 @@ def test_one_pass_matches_the_methods_of_the_model(
         s = model.score(x, level)[0] * model.scale
         torch.testing.assert_close(table[f"h, {sigma:.4g}"], s.sum(1))
         torch.testing.assert_close(table[f"|s|, {sigma:.4g}"], s.norm(dim=1))
+
+
+@pytest.mark.parametrize("kind", ["score", "mixture"])
+def test_pit_values_of_the_models_samples_are_uniform(kind: str, make_model: MakeModel, ladder: NoiseLadder) -> None:
+    count_features, count = 6, 400
+    model = make_model(kind, features=count_features, noise=ladder)
+    x = model.sample(count, generator=torch.Generator().manual_seed(1))
+    assert pit_uniformity(model.cdf(x).detach()).p_value > 1e-3
+    table = outlier_scores(model, x)
+    by = "flow" if kind == "score" else "closed_form"
+    expected = {  # mean and standard deviation for independent uniform values
+        "squares": (count_features, math.sqrt(2.0 * count_features)),
+        "tails": (2.0 - math.log(4.0), math.sqrt((4.0 - math.pi**2 / 3.0) / count_features)),
+        "AD": (1.0, math.sqrt(2.0 / 3.0 * (math.pi**2 - 9.0))),
+    }
+    for name, (mean, deviation) in expected.items():
+        found = float(table[f"PIT {name}, {by}"].mean())
+        assert found == pytest.approx(mean, abs=4.0 * deviation / math.sqrt(count)), name
+    assert abs(float(table[f"PIT lag 1, {by}"].mean())) < 4.0 / math.sqrt(count * count_features)
 
 
 @pytest.mark.parametrize("score", [score_sum, outlier_scores])

@@ -32,6 +32,13 @@ def test_tweedie_is_the_posterior_mean_of_a_gaussian(sigma: float) -> None:
     torch.testing.assert_close(tweedie(model, y * 2.0 + shift, 2.0 * sigma), expected, rtol=0.0, atol=1e-12)
 
 
+def test_tweedie_is_the_score_of_its_level_at_the_noisy_value(make_model: MakeModel, ladder: NoiseLadder) -> None:
+    model = make_model(features=1, noise=ladder)
+    y = torch.linspace(-3.0, 3.0, 9, dtype=FLOAT64)[:, None]
+    expected = y + ladder.sigma(2) ** 2 * model.score(y, level=2)[0]
+    torch.testing.assert_close(tweedie(model, y, ladder.sigma(2)), expected, rtol=0.0, atol=1e-10)
+
+
 def test_tweedie_needs_a_sigma_within_the_ladder_of_every_dimension() -> None:
     model = linear_gaussian_model(noise=NoiseLadder(2.0, 0.1, levels=4), scale=[1.0, 2.0, 1.0])
     y = random_rows(2)
@@ -42,6 +49,16 @@ def test_tweedie_needs_a_sigma_within_the_ladder_of_every_dimension() -> None:
             tweedie(model, y, sigma)
     with pytest.raises(ValueError, match="sigma: this model has no noise ladder"):
         tweedie(linear_gaussian_model(), y, 0.5)
+
+
+def test_one_langevin_step_is_the_formula() -> None:
+    ladder = NoiseLadder(1.0, 0.2, levels=3)
+    model = one_gaussian(0.3, 0.7, noise=ladder)
+    y = torch.tensor([[1.0], [-2.0]], dtype=FLOAT64)
+    found = langevin(model, y, first_level=-1, steps=1, step_size=0.01, generator=seeded())
+    z = torch.randn(2, generator=seeded(), dtype=FLOAT64)[:, None]
+    expected = y + 0.005 * (0.3 - y) / (0.7**2 + 0.2**2) + 0.1 * z
+    torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-12)
 
 
 def test_larger_levels_take_larger_steps() -> None:

@@ -54,6 +54,36 @@ def test_gradient_of_surrogate_is_that_of_entropy() -> None:
     torch.testing.assert_close(log_std.grad, torch.ones(3, dtype=FLOAT64), rtol=0.0, atol=0.02)
 
 
+def test_no_gradient_flows_into_the_score() -> None:
+    weight = torch.ones((), dtype=FLOAT64, requires_grad=True)
+    z = normal(1, 5, 2).requires_grad_()
+    KnownScore(lambda z: weight * z).surrogate(z).backward()
+    assert weight.grad is None
+    assert z.grad is not None
+
+
+def test_conditional_scores_suffice_only_for_autoregressive_samplers() -> None:
+    """The entropies of z_2 = a z_1 + e_2, and of z_1 = e_1 + b e_2 with z_2 = e_2, do not depend on a and b."""
+    e = normal(1, 400_000, 2)
+    a = torch.tensor(0.7, dtype=FLOAT64, requires_grad=True)
+    z = torch.stack([e[..., 0], a * e[..., 0] + e[..., 1]], -1)
+    KnownScore(lambda z: torch.stack([-z[..., 0], -(z[..., 1] - 0.7 * z[..., 0])], -1)).surrogate(z).backward()
+    assert abs(float(a.grad)) < 0.01  # type: ignore[arg-type]
+
+    b = torch.tensor(0.7, dtype=FLOAT64, requires_grad=True)
+    z = torch.stack([e[..., 0] + b * e[..., 1], e[..., 1]], -1)
+    variance = 1.0 + 0.7**2
+    first = lambda z: -z[..., 0] / variance  # noqa: E731
+    second = lambda z: -(z[..., 1] - 0.7 / variance * z[..., 0]) * variance  # noqa: E731
+    KnownScore(lambda z: torch.stack([first(z), second(z)], -1)).surrogate(z).backward()
+    assert float(b.grad) == pytest.approx(0.7 / variance, abs=0.01)  # type: ignore[arg-type]  # the documented bias
+    b.grad = None
+    joint = lambda z: torch.stack([-(z[..., 0] - 0.7 * z[..., 1]), 0.7 * z[..., 0] - variance * z[..., 1]], -1)  # noqa: E731
+    z = torch.stack([e[..., 0] + b * e[..., 1], e[..., 1]], -1)
+    KnownScore(joint).surrogate(z).backward()
+    assert abs(float(b.grad)) < 0.01  # type: ignore[arg-type]
+
+
 def test_gaussian_entropy_and_score_match_torch_distributions() -> None:
     log_std = normal(4, 3)
     gaussian = GaussianEntropy(lambda condition: (torch.zeros(4, 3, dtype=FLOAT64), log_std))

@@ -98,6 +98,14 @@ def test_samples_far_from_initial_width_raise_a_warning() -> None:
         EncoderUnits(JointScore(ScoreNetwork(2)), lambda condition: unit).update(z)
 
 
+def test_non_finite_loss_takes_no_step() -> None:
+    model = AutoregressiveModel(MADE(2, 4, (8,)), GaussianHead(4)).double()
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match="AutoregressiveScore: loss"):
+        AutoregressiveScore(model).update(torch.full((2, 2, 2), 1e200, dtype=FLOAT64))
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+
+
 def test_invalid_arguments_are_rejected() -> None:
     model = AutoregressiveModel(MADE(2, 4, (8,)), GaussianHead(4))
     with pytest.raises(ValueError, match='objective: expected "csm" or "ssm"'):

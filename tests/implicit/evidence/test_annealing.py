@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from arcsm.implicit import Annealing, Proposal, annealed_bound, annealed_upper_bound, bidirectional_bounds
+from arcsm.implicit.evidence.annealing import evaluate, transition
 from small_vaes import (
+    FLOAT64,
     exact_evidence,
     exact_posterior,
     linear_vae,
@@ -15,6 +18,27 @@ from small_vaes import (
     simulate,
     small_vae,
 )
+
+
+def test_transition_leaves_its_distribution_invariant() -> None:
+    """The target N(v; 0, 1) e^{beta a v} is a normal distribution around beta a."""
+    slope, beta, count = 1.5, 0.6, 40_000
+    v = beta * slope + normal(count, 1, 1, seed=99)
+    step = torch.full((count, 1), 0.9, dtype=FLOAT64)
+
+    def log_ratio(v: Tensor) -> Tensor:
+        return slope * v.sum(-1)
+
+    point, acceptance = evaluate(log_ratio, v), []
+    for index in range(5):
+        previous = point.v
+        point, accepted = transition(log_ratio, point, beta, step, 3, seeded(index))
+        assert torch.equal(accepted, (point.v != previous).any(-1))
+        acceptance.append(float(accepted.double().mean()))
+    assert 0.5 < min(acceptance) <= max(acceptance) < 0.999  # some proposals are rejected
+    torch.testing.assert_close(point.log_ratio, log_ratio(point.v))
+    assert float(point.v.mean()) == pytest.approx(beta * slope, abs=0.02)
+    assert float(point.v.var()) == pytest.approx(1.0, abs=0.03)
 
 
 def test_mean_weight_is_the_evidence() -> None:

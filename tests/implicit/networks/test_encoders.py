@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from arcsm.implicit import DenseTrunk, MaskedEncoder
+from arcsm.implicit import AutoregressiveEncoder, DenseTrunk, MaskedEncoder
 from small_vaes import autoregressive_encoder, normal
 
 
@@ -23,6 +25,27 @@ def test_a_masked_encoder_maps_earlier_and_own_noise_to_each_latent() -> None:
     assert torch.equal(slopes != 0.0, torch.ones(4, 4).tril().bool())
     several = encoder(x.expand(2, 5), torch.stack([noise, -noise]).view(1, 2, 4).expand(2, 2, 4))
     torch.testing.assert_close(several[1, 1], latents(-noise))
+
+
+@torch.no_grad()
+def test_conditional_moments_match_fine_quadrature() -> None:
+    torch.manual_seed(0)
+    encoder = AutoregressiveEncoder(DenseTrunk(5, (16,)), 3).double()
+    encoder.output.data.mul_(20.0)  # far from normal
+    precomputed = encoder.precompute(encoder.features(normal(2, 5)))
+    z = encoder.draw(precomputed, normal(2, 4, 3, seed=1)).detach()
+    mean, log_std = encoder.conditional_moments(precomputed, z)
+    nodes, weights = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(80))
+    weights = weights / weights.sum()
+    location, log_scale, from_input = (t.detach() for t in precomputed)
+    for i, k, d in itertools.product(range(2), range(4), range(3)):
+        u = (z[i, k] - location[i]) * torch.exp(-log_scale[i])
+        inner = from_input[i, d] + u[:d] @ encoder.of_latents[d, :d] + nodes[:, None] * encoder.of_noise[d]
+        values = location[i, d] + log_scale[i, d].exp() * (nodes + torch.tanh(inner) @ encoder.output[d])
+        expected = weights @ values
+        deviation = (weights @ (values - expected).square()).sqrt()
+        assert abs(float(mean[i, k, d] - expected)) < 0.02 * float(deviation)
+        assert float(log_std[i, k, d].exp()) == pytest.approx(float(deviation), rel=0.02)
 
 
 def test_log_prob_matches_jacobian_of_monotone_maps() -> None:

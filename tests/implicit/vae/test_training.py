@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,17 @@ def test_centred_entropies_do_not_move_the_locations(monkeypatch: pytest.MonkeyP
     assert not torch.allclose(centred[1], energy[1])
 
 
+def test_entropy_weight_scales_the_entropy_gradient() -> None:
+    def gradient(weight: float) -> Tensor:
+        task = VAETask(vae_for("csm"), *DATA, vae_config("csm", entropy_weight=weight))
+        task.advance()
+        return torch.cat([p.grad.flatten() for p in task.vae.encoder.parameters() if p.grad is not None])
+
+    none, half, whole = gradient(0.0), gradient(0.5), gradient(1.0)
+    assert not torch.allclose(none, whole)
+    torch.testing.assert_close(half, 0.5 * (none + whole))
+
+
 def test_a_diverging_warm_start_names_the_remedy(tmp_path: Path) -> None:
     config = vae_config("csm", warm_start=50, score_learning_rate=1e30)
     with pytest.raises(TrainingDiverged, match=r"warm start, step \d+: .*; lower score_learning_rate \(1e\+30\)"):
@@ -235,6 +247,18 @@ def test_a_custom_estimator_trains_an_autoencoder(tmp_path: Path) -> None:
     assert again.steps == 6
     with pytest.raises(ValueError, match="a different entropy configuration"):
         fit_vae(vae_for("csm"), *DATA, vae_config("csm"), tmp_path / "fixed", resume=True)
+
+
+def test_a_nan_entropy_gradient_ends_training() -> None:
+    class Late(FixedEntropy):
+        calls = 0
+
+        def score(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+            self.calls += 1
+            return super().score(z, condition) * (math.nan if self.calls > 3 else 1.0)
+
+    with pytest.raises(TrainingDiverged, match="step 3: the entropy gradient of held-out images is nan"):
+        fit_vae(vae_for("csm"), *DATA, vae_config("csm"), entropy=Late())
 
 
 def test_a_diverging_learning_rate_is_named_and_weights_are_kept(tmp_path: Path) -> None:
