@@ -103,6 +103,7 @@ def test_an_integrated_likelihood_of_single_rows_is_rejected() -> None:
         vmap(grad(lambda p, x: functional_call(loss, p, (x[None],))), (None, 0))(parameters, x)
 
 
+@pytest.mark.usefixtures("validation_of_distributions")
 def test_a_compiled_head_is_integrated_and_trained_like_the_head() -> None:
     head, noise, x = ScoreHead(4, (8,)), NoiseLadder(1.0, 0.1, 4), torch.randn(ROWS, 2)
     plain = AutoregressiveModel(MADE(2, 4, (8,)), head, noise)
