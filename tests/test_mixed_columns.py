@@ -22,7 +22,7 @@ from arcsm import (
     TrainConfig,
 )
 from arcsm.denoise import GaussianNoise, MissingValues, particle_filter
-from arcsm.objectives import csm, dsm, mle
+from arcsm.objectives import csm, dsm, mle, sm, ssm
 from arcsm.objectives.base import noisy_batches
 
 LEVELS = (0, 3, 0, 2)
@@ -157,6 +157,12 @@ def test_the_loss_is_the_sum_of_the_losses_of_the_columns(objective: Any) -> Non
     by_hand = {csm: 0.5 * s.square() + ds, dsm: 0.5 * (s + ratio).square()}[objective]
     levels = -whole.log_prob(x, reduce=False)[:, [1, 3]].sum()
     torch.testing.assert_close(found, ((weight * by_hand).sum() + levels) / 40)
+
+
+@pytest.mark.parametrize("objective", [sm, ssm])
+def test_joint_objectives_reject_nominal_columns(objective: Any) -> None:
+    with pytest.raises(ValueError, match="a MixedHead has a head for each column"):
+        objective(mixed_model(), mixed_rows())
 
 
 def test_levels_are_checked_before_training_and_cannot_be_dequantised() -> None:

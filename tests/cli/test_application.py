@@ -6,11 +6,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from typer.main import get_command
 
+import arcsm
+from arcsm._runtime.launcher import ProcessError
+from arcsm._runtime.signals import Terminated
 from arcsm.cli import application
+from arcsm.cli.launching import SeveralProcesses
 from small_runs import call
 
 
@@ -102,3 +107,44 @@ def test_an_interruption_caught_by_the_parser_is_reported(
     monkeypatch.setattr(application, "app", lambda **_: 130)
     assert application.run(["info", "x"]) == 130
     assert capsys.readouterr().err == "arcsm: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (MemoryError(), 1, "out of memory"),
+        (MemoryError("of 3 TiB"), 1, "out of memory (of 3 TiB)"),
+        (OSError(28, "No space left on device"), 1, "[Errno 28] No space left on device"),
+        (Terminated(), 143, "terminated"),
+    ],
+)
+def test_what_ends_a_command_is_one_line_and_its_exit_code(
+    error: BaseException, code: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(application, "app", Mock(side_effect=error))
+    assert application.run(["info", "x"]) == code
+    assert capsys.readouterr().err == f"arcsm: {message}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ValueError("nodes: expected at least 1"), 1, "nodes: expected at least 1"),
+        (ProcessError("process 1 ended"), 1, "process 1 ended; arcsm resume run goes on"),
+        (KeyboardInterrupt("arcsm: interrupted after step 3"), 130, "interrupted after step 3"),
+        (Terminated(), 143, "terminated"),
+    ],
+)
+def test_what_ends_several_processes_is_one_line_with_what_to_do(
+    error: BaseException, code: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = SeveralProcesses(2, 1, "arcsm resume run goes on")
+    monkeypatch.setattr(application, "app", Mock(side_effect=request))
+    monkeypatch.setattr(application, "launch", Mock(side_effect=error))
+    assert application.run(["fit", "x"]) == code
+    assert capsys.readouterr().err == f"arcsm: {message}\n"
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--version") == 0
+    assert capsys.readouterr().out == f"arcsm {arcsm.__version__}\n"

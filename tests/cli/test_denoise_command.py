@@ -94,3 +94,23 @@ def test_invalid_calls_of_the_command_print_one_line(
     assert message in captured.err
     assert (tmp_path / "taken" / "a.png").read_bytes() == b"kept"
     assert not (tmp_path / "x").exists()
+
+
+def test_unsuitable_folders_of_images_are_rejected(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "large").mkdir()
+    Image.new("L", (9, 9)).save(tmp_path / "large" / "a.png")
+    (tmp_path / "twice").mkdir()
+    for suffix in ("png", "bmp"):
+        Image.new("L", (4, 4)).save(tmp_path / "twice" / f"a.{suffix}")
+    (tmp_path / "empty").mkdir()
+    options = ["--sigma", "0.5", "--out", tmp_path / "x"]
+    for name, message in (
+        ("large", "expected images of 1x4x4, got 1x9x9"),
+        ("twice", "expected names that differ"),
+        ("empty", "expected images"),
+        ("nowhere", "expected a folder of images"),
+    ):
+        assert call("denoise", run, tmp_path / name, *options) == 1
+        assert message in capsys.readouterr().err

@@ -138,7 +138,7 @@ def test_score_matches_columns_by_name(tmp_path: Path, capsys: pytest.CaptureFix
     assert "columns a, b are missing; it has A, B instead" in capsys.readouterr().err
 
 
-def test_score_clamps_values_beyond_single_precision(tmp_path: Path) -> None:
+def test_score_clamps_values_beyond_single_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arcsm.save(model_of_columns("a", "b"), tmp_path / "run")
     table = pd.DataFrame({"a": [0.0, 1e20, -1e30], "b": 0.0})
     write_frame(tmp_path / "t.csv", table)
@@ -147,3 +147,6 @@ def test_score_clamps_values_beyond_single_precision(tmp_path: Path) -> None:
     found = read_frame(tmp_path / "s.csv")["log_prob"]
     assert np.isfinite(found).all()
     assert (found[1:] < -1e9).all()
+    write_frame(tmp_path / "t.csv", table.replace(1e20, 1e300))
+    assert call("score", tmp_path / "run", tmp_path / "t.csv", "--out", tmp_path / "s.csv") == 1
+    assert "row 2 (line 3), column 'a': 1e+300 is too large for single precision" in capsys.readouterr().err

@@ -34,6 +34,17 @@ def test_a_run_is_resumed_and_never_overwritten(image_run: Path, capsys: pytest.
     assert (image_run / "model.safetensors").read_bytes() == before
 
 
+def test_an_interruption_before_the_run_exists_prints_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt("interrupted after step 7")
+
+    monkeypatch.setattr("arcsm.training.runs.load_dataset", stopped)
+    assert application.run(["train", "digits", "--out", str(tmp_path / "run")]) == 130
+    assert capsys.readouterr().err == "arcsm: interrupted after step 7\n"
+
+
 @pytest.mark.parametrize("name", ["../../x", "/tmp/x", "", "a\\b", "a\nb"])
 def test_a_name_that_leads_out_of_the_folder_of_runs_needs_an_out(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

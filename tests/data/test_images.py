@@ -186,6 +186,15 @@ def test_bad_images_are_left_out_and_named_on_request(tmp_path: Path) -> None:
     assert "expected images of 5 x 5 pixels, got none of that size" in wanted
 
 
+def test_a_folder_of_bad_images_only_is_rejected(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"nothing")
+    assert "none of its 1 images can be read" in error_line(lambda: read_images(tmp_path, skip_bad=True))
+    (tmp_path / "a.png").unlink()
+    save(tmp_path / "b.png", grey(6, 4))
+    wanted = error_line(lambda: read_images(tmp_path, shape=(5, 5), skip_bad=True))
+    assert "expected images of 5 x 5 pixels, got none of that size" in wanted
+
+
 def test_images_behind_links_are_read(tmp_path: Path) -> None:
     for name in ("own/a.gif", "own/b.ppm", "other/c.png"):
         save(tmp_path / name, grey())

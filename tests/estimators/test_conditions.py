@@ -24,7 +24,8 @@ def table() -> pd.DataFrame:
         "month": pd.period_range("2020-01", periods=60, freq="M"),
         "quarter": pd.period_range("2000Q1", periods=60, freq="Q"),
         "clock": [datetime.time(hour % 24) for hour in range(60)],
-    })  # fmt: skip
+        "one": 1.0, "zero": 0.0,
+    }).rename(columns={"zero": "twice"}).pipe(lambda table: pd.concat([table, table[["twice"]]], axis=1))  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,13 @@ def test_conditions_have_several_forms(columns: Columns, name: str, value: Any, 
         ("day", ("2026", None), r"expects a whole date, got '2026'; .* range \('2026-01-01', '2026-12-31'\)"),
         ("month", ("oops", None), "expects ends of a range, got 'oops'"),
         ("month", 3, "expected values such as the fitted ones"),
+        ("age", (30, 31, 32), r"expects a range \(low, high\), got \(30, 31, 32\)"),
+        ("age", (float("nan"), None), "expects ends of a range, got nan; None leaves one open"),
+        ("one", 2.0, "does not contain 2.0 in the training rows; choose one that occurs"),
+        ("one", [2.0, 3.0], "has the value 1 only"),
+        ("one", ("a", None), r"expects ends of a range like 1, got \('a', None\)"),
+        ("height", 2.0, "is unknown; known: age, city"),
+        ("twice", 1, "is the name of several columns"),
         ("day", (3, None), "expects ends of a range, got 3"),
     ],
 )

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from arcsm.estimators import ScoreDensity
+from arcsm.estimators.continua import Continuous
 from arcsm.estimators.encoder import Columns
 from arcsm.estimators.times import Times
 from small_tables import QUICK, normal, use_small_models
@@ -69,3 +70,16 @@ def test_a_column_that_counts_rows_warns() -> None:
     table = pd.DataFrame({"id": range(60), "z": normal(60)})
     with pytest.warns(UserWarning, match="column 'id' has a different whole number in every row; if it labels rows"):
         Columns.infer(table)
+
+
+@pytest.mark.parametrize(("form", "ends"), [("moment", False), ("duration", True), ("clock", True)])
+def test_times_on_too_fine_a_grid_are_continuous_and_days_go_on(form: str, ends: bool) -> None:
+    seconds = pd.to_timedelta(np.random.default_rng(0).random(400) * 86_000, unit="s").round("us")
+    moments = pd.Timestamp("2024-01-15") + seconds
+    values = {"moment": moments, "duration": seconds, "clock": [moment.time() for moment in moments]}[form]
+    (kind,) = Columns.infer(pd.DataFrame({"t": pd.Series(values)})).kinds
+    assert isinstance(kind, Times)
+    assert isinstance(kind.numbers, Continuous)
+    assert np.isfinite(kind.numbers.hard_ends).any() == ends
+    given = pd.Series(values)[:20].to_numpy()
+    np.testing.assert_allclose(kind.encode(kind.decode(kind.encode(given))), kind.encode(given), atol=1e-5)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from arcsm.denoise.corruptions import SaltAndPepper
-from arcsm.experiments.fig5 import filters_for, psnr
+from arcsm.denoise.corruptions import GaussianNoise, SaltAndPepper
+from arcsm.experiments.fig5 import filters_for, psnr, ssim
 
 SHAPE = (3, 8, 8)
 
@@ -22,6 +22,13 @@ def test_psnr_is_for_a_range_of_two() -> None:
     clean = torch.zeros(2, 192)
     found = psnr(clean, torch.stack([torch.full((192,), 0.2), torch.full((192,), -5.0)]))
     assert found.tolist() == pytest.approx([20.0, 10.0 * math.log10(4.0)])  # the second is clipped to -1
+
+
+def test_ssim_is_one_for_equal_images_and_falls_with_noise() -> None:
+    clean = rows(3)
+    assert ssim(clean, clean, SHAPE).tolist() == pytest.approx([1.0] * 3)
+    little, much = (GaussianNoise(sigma).corrupt(clean, torch.Generator().manual_seed(1)) for sigma in (0.05, 0.5))
+    assert bool((ssim(clean, much, SHAPE) < ssim(clean, little, SHAPE)).all())
 
 
 def test_the_median_of_the_others_ignores_extremes() -> None:

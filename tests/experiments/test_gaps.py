@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gzip
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from arcsm.experiments import imputers
 from arcsm.experiments.gaps import MECHANISMS, Mechanism, hide, quality
-from arcsm.experiments.imputers import fill_by_chained_trees
+from arcsm.experiments.imputers import fill_by_chained_trees, fill_by_forests
 from arcsm.experiments.outside import run_outside
 from arcsm.experiments.tables import Table, read_rows
 from small_experiments import stand_in_for_peer
@@ -129,3 +131,15 @@ def test_a_peer_runs_in_an_environment_of_its_own(tmp_path: Path, monkeypatch: p
     script.write_text("raise RuntimeError('no luck')\n")
     with pytest.raises(ValueError, match="miceforest: its script failed: RuntimeError: no luck"):
         run_outside("miceforest", {}, {})
+
+
+def test_forests_fill_numbers_and_names_better_than_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    for forest in ("RandomForestRegressor", "RandomForestClassifier"):
+        monkeypatch.setattr(imputers, forest, partial(getattr(imputers, forest), n_estimators=10))
+    whole = table(300)
+    hidden = hide(whole, "mcar", 0.2, seed=0)
+    filled = fill_by_forests(whole.without(hidden), 1, seed=0).estimates
+    np.testing.assert_array_equal(filled[~hidden], whole.values[~hidden])
+    error = (filled - whole.values)[:, :4][hidden[:, :4]]
+    assert np.square(error).mean() < 0.5 * whole.values[:, :4][hidden[:, :4]].var()
+    assert (filled[:, 4] == whole.values[:, 4])[hidden[:, 4]].mean() > 0.8

@@ -108,3 +108,13 @@ def test_synthetic_images_are_uniform_on_the_grey_levels(small_images: Path) -> 
     assert float((cells[GREY_LEVEL] == cells[GREY_LEVEL][:, :1, :1]).double().mean()) > 0.999
     assert float((cells[COLOUR][:, 0] == cells[COLOUR][:, 1]).double().mean()) < 0.05
     assert float((cells[UNIFORM][..., 1:] == cells[UNIFORM][..., :1]).double().mean()) < 0.05
+
+
+def test_images_of_another_size_are_a_one_line_error(
+    small_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cifar10.npz").symlink_to(small_images / "cifar10.npz")
+    np.savez(tmp_path / "svhn.npz", x_test=np.zeros((5, 8, 8, 3), np.uint8))
+    monkeypatch.setenv("ARCSM_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match=r"svhn\.npz: expected images \[3, 4, 4\], got \[3, 8, 8\]"):
+        table1.image_sets(study(tmp_path), 0).rows(SVHN, 0)

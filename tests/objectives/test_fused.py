@@ -244,6 +244,26 @@ def test_c_propagates_nan_and_infinity(value: float) -> None:
     assert fused_score_matching(head, sigma=0.3, compiled=True, **batch).isnan()
 
 
+@needs_compiler
+def test_tensor_subclasses_run_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_native, "score_matching_forward_backward", None)
+    head = score_head(torch.float32, hidden_features=(8, 8))
+    x = torch.randn(5).as_subclass(type("Traced", (Tensor,), {}))
+    assert (
+        fused._choose_implementation(head, x, True)
+        == fused._choose_implementation(head, x, None)
+        == (fused._forward_backward, fused.CHUNK_POINTS)
+    )
+    assert fused._choose_implementation(head, torch.randn(5), None)[0] is None  # C
+
+
+def test_double_precision_runs_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_native, "score_matching_forward_backward", None)
+    head, batch = score_head(hidden_features=(8,)), random_batch()
+    compiled, reference = (fused_score_matching(head, sigma=0.3, compiled=c, **batch) for c in (True, False))
+    assert torch.equal(compiled, reference)
+
+
 @pytest.mark.usefixtures("no_compiler")
 def test_failed_compilation_warns_once_and_falls_back_to_torch() -> None:
     head, batch = score_head(torch.float32, hidden_features=(8,)), random_batch(dtype=torch.float32)

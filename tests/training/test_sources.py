@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 from arcsm import MADE, AutoregressiveModel, FitResult, NoiseLadder, ScoreHead, TrainConfig, fit
+from arcsm._runtime import process_group
 from arcsm._runtime.conditions import tensors_of
+from arcsm._runtime.process_group import Group
 from arcsm.data import RowStream, blocks_of
 from arcsm.errors import TrainingWarning
 from small_runs import before_step, correlated_rows, have_same_weights, interrupt, short_config, small_density
@@ -173,3 +175,9 @@ def test_conditions_come_with_the_data_or_apart(tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", X.numpy())
     with pytest.raises(ValueError, match="condition_train: streamed rows have no conditions; a torch Dataset may"):
         fit(conditional("labels"), RowStream(blocks_of(tmp_path / "rows.npy")), condition_train=LABELS)
+
+
+def test_several_processes_cannot_share_a_loader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_group, "_joined", Group(size=2))
+    with pytest.raises(ValueError, match="x_train: 2 processes cannot share an iterable of batches"):
+        fit(small_density(), DataLoader(TensorDataset(X), 32), config=batchless())

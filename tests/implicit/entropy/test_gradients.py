@@ -15,6 +15,8 @@ from arcsm.implicit import (
     EncoderUnits,
     EntropyGradient,
     GaussianEntropy,
+    JointScore,
+    ScoreNetwork,
     Spectral,
     Stein,
 )
@@ -132,6 +134,12 @@ def test_conditional_units_standardise_and_map_scores_back() -> None:
     torch.testing.assert_close(standard.score(z), dependent_score().score(z))
 
 
+@pytest.mark.parametrize("inner", [Stein(), JointScore(ScoreNetwork(2)), EncoderUnits(Stein(), lambda condition: None)])
+def test_conditional_units_reject_joint_scores(inner: EntropyGradient) -> None:
+    with pytest.raises(ValueError, match=f"expected scores of conditionals, got {type(inner).__name__}"):
+        ConditionalUnits(inner, lambda z, condition: (z, z))
+
+
 @pytest.mark.parametrize(
     ("estimator", "z", "message"),
     [
@@ -160,3 +168,11 @@ def test_detached_samples_are_rejected() -> None:
     torch.testing.assert_close(z.grad, z.detach() / 5.0)
     with torch.no_grad():
         KnownScore(lambda z: -z).surrogate(z.detach())
+
+
+def test_mismatched_scores_and_conditions_are_rejected() -> None:
+    with pytest.raises(ValueError, match=r"KnownScore: expected scores of shape \(1, 3, 2\), got \(1, 1, 2\)"):
+        KnownScore(lambda z: z[:, :1]).surrogate(torch.zeros(1, 3, 2))
+    gaussian = GaussianEntropy(lambda condition: (torch.zeros(4, 2), torch.full((4, 2), math.nan)))
+    with pytest.raises(ValueError, match="parameters: the log standard deviations hold NaN"):
+        gaussian.surrogate(torch.randn(4, 5, 2))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from arcsm.implicit import AutoregressiveEncoder, DenseTrunk, MaskedEncoder
+from arcsm.implicit import AutoregressiveEncoder, DenseTrunk, ImplicitEncoder, MaskedEncoder
 from small_vaes import autoregressive_encoder, normal
 
 
@@ -79,3 +79,8 @@ def test_density_of_folded_maps_integrates_to_one() -> None:
     error = float(ratio.std()) / math.sqrt(ratio.numel())
     assert error < 0.03  # small enough to detect a sixth
     assert float(ratio.mean()) == pytest.approx(1.0, abs=4.0 * error)
+
+
+def test_mismatched_trunk_is_rejected() -> None:
+    with pytest.raises(ValueError, match="trunk: expected 3 extra features, got 2"):
+        ImplicitEncoder(DenseTrunk(3, (4,), 2), 3)

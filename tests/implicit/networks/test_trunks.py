@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 from torch.nn.functional import softplus
@@ -29,3 +30,10 @@ def test_extra_features_are_a_channel_of_a_convolutional_trunk() -> None:
     hidden = softplus(trunk.rest[0](softplus(hidden)))
     expected = softplus(trunk.dense(hidden.flatten(1))).view(2, 5, -1)
     torch.testing.assert_close(trunk(x, extra), expected)
+
+
+def test_invalid_layers_are_rejected() -> None:
+    with pytest.raises(ValueError, match="hidden_features: expected at least one layer"):
+        DenseTrunk(3, ())
+    with pytest.raises(ValueError, match="4 x 4 is not divisible by 16"):
+        ConvolutionalTrunk((1, 4, 4))
